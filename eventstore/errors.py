@@ -1,0 +1,121 @@
+"""The errors of the log: one class for each thing a caller would do differently.
+
+Every error carries its facts as attributes, says in its text what was expected and what to
+do next, and survives pickling, so that a worker process can hand it to its parent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EventStoreError(Exception):
+    """Base of every error that the log raises."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = facts
+        for name, value in facts.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.facts)
+
+
+def _rebuild(error_type: type[EventStoreError], message: str, facts: dict[str, Any]) -> EventStoreError:
+    return error_type(message, **facts)
+
+
+class InvalidEventError(EventStoreError, ValueError):
+    """The call is wrong and nothing was written: mend the event, the stream name or the ids."""
+
+
+class ExpectedVersionError(EventStoreError):
+    """A stream is not where the caller believed and nothing was written: read it and decide anew.
+
+    Attributes:
+        stream: The stream whose version did not fit.
+        expected: What the caller expected: ``ANY``, ``NO_STREAM``, ``STREAM_EXISTS`` or a version.
+        actual: The stream's last version, or None when the stream does not exist.
+    """
+
+    stream: str
+    expected: Any
+    actual: int | None
+
+
+class DuplicateEventError(InvalidEventError):
+    """Event ids were used before, with other content or in another grouping: use new ids.
+
+    Attributes:
+        event_id: The first id in question, as 32 hexadecimal digits.
+        position: Where an event with this id stands in the log.
+    """
+
+    event_id: str
+    position: int
+
+
+class UnknownEventTypeError(EventStoreError):
+    """An event's meaning is needed and its type is not registered: register it or upgrade.
+
+    The event itself is never lost: it reads as a raw ``RecordedEvent``.
+    """
+
+
+class SchemaVersionError(EventStoreError):
+    """An event's meaning is needed and its schema version cannot be lifted to the present one.
+
+    Upgrade this program when the version is newer; register an upcaster when it is older.
+    """
+
+
+class LogClosedError(EventStoreError, ValueError):
+    """The log was closed: open it again."""
+
+
+class ReadOnlyLogError(EventStoreError):
+    """The log was opened read-only, or its disk no longer takes writes: the message says which."""
+
+
+class LogBusyError(EventStoreError):
+    """Another process holds the log's lock for longer than was allowed: wait and try again."""
+
+
+class WriteRefusedError(EventStoreError, OSError):
+    """A write failed and was cut back (disk full, quota, I/O error); nothing was written.
+
+    The log goes on: make room and repeat the call.
+    """
+
+
+class StorageError(EventStoreError, OSError):
+    """A sync failed: whether the last commits are on the disk is unknown.
+
+    They are not acknowledged. Open the log again and look before repeating the append.
+    """
+
+
+class CommitUnknownError(EventStoreError):
+    """The storage gave no answer in time: the commit's fate is settled by its id on a later call."""
+
+
+class DamagedLogError(EventStoreError):
+    """Bytes that must be right are wrong; reading stops in front of them.
+
+    Run ``EventLog.verify()`` for the whole list and restore the file from a copy.
+
+    Attributes:
+        path: The damaged file.
+        offset: The byte in it where the damaged frame begins.
+        position: The first event position that cannot be read.
+    """
+
+    path: str
+    offset: int
+    position: int
+
+
+class FormatVersionError(EventStoreError):
+    """The log was written in a newer format than this program knows: upgrade the program."""

@@ -1,0 +1,168 @@
+"""The values of the log: what a caller appends and what it gets back. All are frozen."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from eventstore import tagged_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class StreamState(enum.Enum):
+    """What a writer may believe of a stream without knowing its version."""
+
+    ANY = "any"
+    NO_STREAM = "no stream"
+    STREAM_EXISTS = "stream exists"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ANY = StreamState.ANY
+NO_STREAM = StreamState.NO_STREAM
+STREAM_EXISTS = StreamState.STREAM_EXISTS
+
+ExpectedVersion = StreamState | int
+"""``ANY``, ``NO_STREAM``, ``STREAM_EXISTS``, or the version of the stream's last event."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A fact to append.
+
+    Args:
+        type: Its name in the past tense, e.g. ``"ConfigStored"``.
+        data: Its small fields: any mix of mappings, sequences, strings, numbers, None and
+            what ``tagged_json`` adds (NaN, tuples, bytes, paths, other keys).
+        schema_version: The version of the shape of ``data``.
+        index: A bulk key column (int64), e.g. iterations; an array, a sequence or None.
+        values: Bulk numbers (float64; None marks an absent one), column after column.
+        event_id: Give one where a repetition must be recognised; otherwise the log makes a UUIDv7.
+        metadata: Who and where, in the form of ``data``.
+        recorded_at: The writer's clock, UTC; None is now. For replays that keep old times.
+    """
+
+    type: str
+    data: Any = field(default_factory=dict)
+    schema_version: int = 1
+    index: Any = None
+    values: Any = None
+    event_id: UUID | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    recorded_at: datetime | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedEvent:
+    """An event as it stands in the log.
+
+    ``data`` and ``metadata`` are decoded when asked for; their stored text is in ``data_json``
+    and ``metadata_json``. ``index`` (int64) and ``values`` (float64) are Arrow arrays or None.
+    """
+
+    position: int
+    event_id: UUID
+    recorded_at: datetime
+    stream: str
+    stream_version: int
+    type: str
+    schema_version: int
+    data_json: str
+    metadata_json: str
+    index: pa.Int64Array | None
+    values: pa.DoubleArray | None
+
+    @cached_property
+    def data(self) -> Any:
+        """The event's fields, as they were given."""
+        return tagged_json.decode(self.data_json)
+
+    @cached_property
+    def metadata(self) -> Any:
+        """Who and where."""
+        return tagged_json.decode(self.metadata_json)
+
+
+@dataclass(frozen=True)
+class StreamAppend:
+    """One stream's part of an append that extends several streams at once."""
+
+    stream: str
+    events: Sequence[Event]
+    expected: ExpectedVersion = ANY
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What an append made: one unit of durability.
+
+    Attributes:
+        first_position: The position of its first event.
+        next_position: The position behind its last event: the log *as of* this commit.
+        stream_versions: For each stream that it extended, the version of its last event.
+        event_ids: The ids of its events, in order.
+    """
+
+    first_position: int
+    next_position: int
+    stream_versions: Mapping[str, int]
+    event_ids: tuple[UUID, ...]
+
+    @property
+    def last_stream_version(self) -> int:
+        """The version of the last event in the one stream that this commit extended."""
+        (version,) = self.stream_versions.values()
+        return version
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that ``verify`` has to say about a file of the log.
+
+    Attributes:
+        severity: ``"damage"`` (acknowledged data cannot be trusted), ``"torn"`` (an unfinished
+            tail that the next writer will set aside) or ``"note"``.
+        path: The file, relative to the log's directory.
+        offset: The byte in it, or None for the file as a whole.
+        position: The first event position concerned, or None.
+        message: What is wrong, what was expected, what to do.
+    """
+
+    severity: str
+    path: str
+    offset: int | None
+    position: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of ``verify``: what was read, what was found, and the hash that vouches for it.
+
+    Attributes:
+        events: How many events were read and found right.
+        segments: How many segment files were read.
+        bytes: How many bytes of them.
+        chain: The chain's value behind the last of those events, as 64 hexadecimal digits.
+        findings: Everything that is not as it should be; empty for a clean log.
+    """
+
+    events: int
+    segments: int
+    bytes: int
+    chain: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing that was acknowledged is damaged."""
+        return not any(finding.severity == "damage" for finding in self.findings)
