@@ -71,16 +71,16 @@ class SchemaVersionError(EventStoreError):
     """
 
 
+class LogNotFoundError(EventStoreError, FileNotFoundError):
+    """There is no log at this path, and it was to be opened without writing: check the path."""
+
+
 class LogClosedError(EventStoreError, ValueError):
     """The log was closed: open it again."""
 
 
 class ReadOnlyLogError(EventStoreError):
     """The log was opened read-only, or its disk no longer takes writes: the message says which."""
-
-
-class LogBusyError(EventStoreError):
-    """Another process holds the log's lock for longer than was allowed: wait and try again."""
 
 
 class WriteRefusedError(EventStoreError, OSError):
@@ -95,10 +95,6 @@ class StorageError(EventStoreError, OSError):
 
     They are not acknowledged. Open the log again and look before repeating the append.
     """
-
-
-class CommitUnknownError(EventStoreError):
-    """The storage gave no answer in time: the commit's fate is settled by its id on a later call."""
 
 
 class DamagedLogError(EventStoreError):

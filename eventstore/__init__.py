@@ -1,0 +1,67 @@
+"""A general event log: immutable events in streams, in one total order, in Arrow IPC files.
+
+Nothing here knows of experiments, DuckDB or torch. Start with ``EventLog.open``.
+"""
+
+from eventstore.errors import (
+    DamagedLogError,
+    DuplicateEventError,
+    EventStoreError,
+    ExpectedVersionError,
+    FormatVersionError,
+    InvalidEventError,
+    LogClosedError,
+    LogNotFoundError,
+    ReadOnlyLogError,
+    SchemaVersionError,
+    StorageError,
+    UnknownEventTypeError,
+    WriteRefusedError,
+)
+from eventstore.event_types import EventTypes
+from eventstore.identifiers import derived_id, uuid7
+from eventstore.log import EventLog
+from eventstore.model import (
+    ANY,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Commit,
+    Event,
+    ExpectedVersion,
+    Finding,
+    RecordedEvent,
+    StreamAppend,
+    Verdict,
+)
+from eventstore.storage.local.filesystem import NetworkFileSystemWarning
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "Commit",
+    "DamagedLogError",
+    "DuplicateEventError",
+    "Event",
+    "EventLog",
+    "EventStoreError",
+    "EventTypes",
+    "ExpectedVersion",
+    "ExpectedVersionError",
+    "Finding",
+    "FormatVersionError",
+    "InvalidEventError",
+    "LogClosedError",
+    "LogNotFoundError",
+    "NetworkFileSystemWarning",
+    "ReadOnlyLogError",
+    "RecordedEvent",
+    "SchemaVersionError",
+    "StorageError",
+    "StreamAppend",
+    "UnknownEventTypeError",
+    "Verdict",
+    "WriteRefusedError",
+    "derived_id",
+    "uuid7",
+]

@@ -1,0 +1,178 @@
+"""Durable files: every sync, rename and link of the project is here; what bytes mean is not asked.
+
+A file counts as durable once its bytes are synced *and* the directory entry that names it is
+(``sync_directory``). New files and folders take the group of a folder that they belong to and its
+permission bits, whatever the umask says, so that the people of a lab can share one base.
+
+Nothing here retries a failed sync: the kernel has marked the pages clean and the next one would lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+_COPY_BYTES = 1 << 20
+
+
+def create(path: Path, *, like: Path) -> int:
+    """Create a new file for writing and return its descriptor; its name is not durable yet.
+
+    Args:
+        path: The new file.
+        like: The folder whose group and permission bits the file takes.
+
+    Raises:
+        FileExistsError: A file of this name is there; nothing was touched.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    share(descriptor, like=like)
+    return descriptor
+
+
+def share(descriptor: int, *, like: Path) -> None:
+    """Give an open file the group of the folder ``like`` and its read and write bits."""
+    folder = os.stat(like)
+    with contextlib.suppress(PermissionError):
+        if os.fstat(descriptor).st_gid != folder.st_gid:
+            os.fchown(descriptor, -1, folder.st_gid)
+        os.fchmod(descriptor, 0o600 | (folder.st_mode & 0o066))
+
+
+def make_directories(path: Path, *, like: Path) -> None:
+    """Make a folder and those above it, durably, with the group and bits of ``like``.
+
+    An existing folder is left as it is.
+    """
+    if path.is_dir():
+        return
+    make_directories(path.parent, like=like)
+    folder = os.stat(like)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return
+    with contextlib.suppress(PermissionError):
+        if path.stat().st_gid != folder.st_gid:
+            os.chown(path, -1, folder.st_gid)
+        path.chmod(stat.S_IMODE(folder.st_mode) | 0o700)
+    sync_directory(path.parent)
+
+
+def write(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of ``data`` at the descriptor's place.
+
+    Raises:
+        OSError: The disk took less than all of it; the file may hold a part.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> int:
+    """Write ``data`` at ``offset`` in one call and return how many bytes the disk took."""
+    return os.pwrite(descriptor, data, offset)
+
+
+def read_at(descriptor: int, count: int, offset: int) -> bytes:
+    """Read up to ``count`` bytes at ``offset``; fewer only at the end of the file."""
+    data = os.pread(descriptor, count, offset)
+    if len(data) in (0, count):
+        return data
+    parts = [data]
+    while data and sum(map(len, parts)) < count:
+        data = os.pread(descriptor, count - sum(map(len, parts)), offset + sum(map(len, parts)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def size(descriptor: int) -> int:
+    """The length of an open file in bytes."""
+    return os.fstat(descriptor).st_size
+
+
+def cut(descriptor: int, length: int) -> None:
+    """Shorten an open file to ``length`` bytes."""
+    os.ftruncate(descriptor, length)
+
+
+def sync_data(descriptor: int) -> None:
+    """Return once the file's bytes and its length are durable."""
+    os.fdatasync(descriptor)
+
+
+def sync_file(descriptor: int) -> None:
+    """Return once the file's bytes and all that is known of it are durable."""
+    os.fsync(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Return once the names in a folder are durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``, atomically and durably."""
+    source.rename(target)
+    sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, durably.
+
+    Raises:
+        FileExistsError: The second name is taken.
+    """
+    os.link(source, target)
+    sync_directory(target.parent)
+
+
+def unlink(path: Path) -> None:
+    """Take a name away, durably; a name that is not there is no error."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_directory(path.parent)
+
+
+def replace_text(path: Path, text: str, *, like: Path) -> None:
+    """Give a small file this content: after a crash it holds the old text or the new one."""
+    with new_file(path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp"), like=like) as (descriptor, made):
+        write(descriptor, text.encode())
+        sync_file(descriptor)
+        rename(made, path)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, like: Path) -> Iterator[tuple[int, Path]]:
+    """A new file that is closed at the end and, when the body raises, taken away again."""
+    descriptor = create(path, like=like)
+    try:
+        yield descriptor, path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def copy_range(source: int, *, start: int, stop: int, target: int) -> None:
+    """Append the bytes [start, stop) of one open file to another."""
+    while start < stop:
+        data = read_at(source, min(_COPY_BYTES, stop - start), start)
+        if not data:
+            return
+        write(target, data)
+        start += len(data)

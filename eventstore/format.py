@@ -1,0 +1,286 @@
+"""Bytes of the log: the frame, its seal, and the chain of hashes. Pure functions over bytes.
+
+A frame is one encapsulated Arrow IPC message whose metadata padding ends in a seal; a chain value
+vouches for all events up to a position. The layout is specified in ``docs/format.md``, byte by byte.
+This module never opens a file and never lets Arrow see a byte that its seal does not vouch for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+CONTINUATION = b"\xff\xff\xff\xff"
+MAGIC = b"DCPSEAL1"
+SECTOR_BYTES = 512
+
+_PREFIX = struct.Struct("<4sI")
+_SEAL = struct.Struct("<8sQQIIQ32sII32s")
+_CRC_OFFSET = 76
+_DIGEST_OFFSET = 80
+_CHAIN_START = b"dacapo-store/chain/1\0"
+_CHAIN_STEP = struct.Struct("<32sQQ32s")
+_CONTENT_HEAD = struct.Struct("<16sqH")
+_LENGTH = struct.Struct("<Q")
+
+PREFIX_BYTES = _PREFIX.size
+SEAL_BYTES = _SEAL.size
+METADATA_BYTES_MAX = 1 << 24
+
+assert PREFIX_BYTES == 8
+assert SEAL_BYTES == 112
+assert SEAL_BYTES % 8 == 0, "Arrow wants the body at a multiple of eight bytes"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a frame says of itself.
+
+    Attributes:
+        body_bytes: Length of the message's body.
+        first_position: Position of the frame's first event; for a schema, of the segment's.
+        event_count: Number of its events; 0 for a schema.
+        zero_sectors: How many of the disk sectors that the frame touches hold only its zeros.
+        synced_position: Positions below this were known to be synced when the frame was written.
+        chain: The chain's value behind the frame's last event.
+        metadata_bytes: Length of the message's metadata, padding and seal included.
+        digest: SHA-256 of the frame without this digest.
+    """
+
+    body_bytes: int
+    first_position: int
+    event_count: int
+    zero_sectors: int
+    synced_position: int
+    chain: bytes
+    metadata_bytes: int
+    digest: bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        """Length of the whole frame."""
+        return PREFIX_BYTES + self.metadata_bytes + self.body_bytes
+
+    @property
+    def next_position(self) -> int:
+        """The position behind the frame's last event."""
+        return self.first_position + self.event_count
+
+
+class Flaw(Enum):
+    """Why bytes are not a good frame."""
+
+    SHORT = "the frame is cut short"
+    HOLE = "a sector of the frame was never written"
+    WRONG = "the frame's bytes are not those that were sealed"
+
+
+def seal_frame(
+    message: bytes, *, first_position: int, event_count: int, synced_position: int, chain: bytes, offset: int
+) -> bytes:
+    """Turn an encapsulated Arrow message into a frame for the place ``offset`` of a file.
+
+    Args:
+        message: What ``RecordBatch.serialize`` or ``Schema.serialize`` gives.
+        first_position: Position of the first event.
+        event_count: Number of events, 0 for a schema.
+        synced_position: Up to where the writer knows the log to be synced.
+        chain: The chain's value behind the last event, 32 bytes.
+        offset: Where in the file the frame will begin; its sectors are counted from there.
+    """
+    continuation, old_metadata_bytes = _PREFIX.unpack_from(message)
+    if continuation != CONTINUATION:
+        raise ValueError("an encapsulated Arrow message begins with ff ff ff ff")
+    body_start = PREFIX_BYTES + old_metadata_bytes
+    metadata_bytes = old_metadata_bytes + SEAL_BYTES
+    head = _PREFIX.pack(CONTINUATION, metadata_bytes) + message[PREFIX_BYTES:body_start]
+    body = message[body_start:]
+
+    def seal(zero_sectors: int, digest: bytes) -> bytes:
+        fields = _SEAL.pack(
+            MAGIC,
+            len(body),
+            first_position,
+            event_count,
+            zero_sectors,
+            synced_position,
+            chain,
+            metadata_bytes,
+            0,
+            digest,
+        )
+        return fields[:_CRC_OFFSET] + struct.pack("<I", zlib.crc32(fields[:_CRC_OFFSET])) + digest
+
+    zeros = count_zero_sectors(head + seal(0, b"\xff" * 32) + body, offset)
+    undigested = seal(zeros, b"")
+    digest = hashlib.sha256(head + undigested + body).digest()
+    return b"".join((head, undigested, digest, body))
+
+
+def unseal(frame: bytes | memoryview, seal: Seal) -> bytes:
+    """The encapsulated Arrow message that a frame was made of."""
+    seal_at = PREFIX_BYTES + seal.metadata_bytes - SEAL_BYTES
+    prefix = _PREFIX.pack(CONTINUATION, seal.metadata_bytes - SEAL_BYTES)
+    return b"".join((prefix, frame[PREFIX_BYTES:seal_at], frame[seal_at + SEAL_BYTES :]))
+
+
+def read_seal(data: bytes | memoryview, seal_offset: int) -> Seal | None:
+    """The seal that begins at ``seal_offset``, or None when its own checksum does not hold."""
+    if len(data) < seal_offset + SEAL_BYTES:
+        return None
+    magic, body, first, count, zeros, synced, chain, metadata, crc, digest = _SEAL.unpack_from(data, seal_offset)
+    if magic != MAGIC or crc != zlib.crc32(data[seal_offset : seal_offset + _CRC_OFFSET]):
+        return None
+    return Seal(body, first, count, zeros, synced, chain, metadata, digest)
+
+
+def header_bytes(prefix: bytes | memoryview) -> int | None:
+    """Length of prefix and metadata by the frame's first eight bytes, or None if they are no prefix."""
+    continuation, metadata_bytes = _PREFIX.unpack_from(prefix)
+    if continuation != CONTINUATION or not SEAL_BYTES < metadata_bytes <= METADATA_BYTES_MAX:
+        return None
+    return int(PREFIX_BYTES + metadata_bytes)
+
+
+def header_seal(header: bytes | memoryview) -> Seal | None:
+    """The seal at the end of a frame's prefix and metadata, when it fits them."""
+    seal = read_seal(header, len(header) - SEAL_BYTES)
+    return seal if seal is not None and PREFIX_BYTES + seal.metadata_bytes == len(header) else None
+
+
+def digest_holds(frame: bytes | memoryview, seal: Seal) -> bool:
+    """True when the bytes of a whole frame are those that were sealed."""
+    digest_at = PREFIX_BYTES + seal.metadata_bytes - SEAL_BYTES + _DIGEST_OFFSET
+    hasher = hashlib.sha256(frame[:digest_at])
+    hasher.update(frame[digest_at + 32 :])
+    return hasher.digest() == seal.digest
+
+
+def find_flaw(data: bytes, offset: int) -> Flaw:
+    """Say what is wrong with the frame that should begin a file's last bytes.
+
+    Args:
+        data: The file from the frame's first byte to the file's end.
+        offset: Where in the file that first byte is.
+    """
+    expected = _seal_of_frame_at_start(data)
+    if expected is None:
+        header = header_bytes(data) if len(data) >= PREFIX_BYTES else None
+        if header is not None and len(data) >= header:
+            return Flaw.HOLE if count_zero_sectors(data[:header], offset) else Flaw.WRONG
+        if header is None and len(data) >= PREFIX_BYTES:
+            first_sector = data[: SECTOR_BYTES - offset % SECTOR_BYTES]
+            return Flaw.WRONG if any(first_sector) else Flaw.HOLE
+        return Flaw.SHORT
+    if len(data) < expected.frame_bytes:
+        return Flaw.SHORT
+    zeros = count_zero_sectors(data[: expected.frame_bytes], offset)
+    return Flaw.HOLE if zeros > expected.zero_sectors else Flaw.WRONG
+
+
+def _seal_of_frame_at_start(data: bytes) -> Seal | None:
+    """The seal of the frame that begins ``data``, found by its magic: the prefix may be damaged."""
+    at = data.find(MAGIC, 0, METADATA_BYTES_MAX)
+    while at >= 0:
+        seal = read_seal(data, at)
+        if seal is not None and at + SEAL_BYTES == PREFIX_BYTES + seal.metadata_bytes:
+            return seal
+        at = data.find(MAGIC, at + 1, METADATA_BYTES_MAX)
+    return None
+
+
+def greatest_synced_position(data: bytes) -> int:
+    """The greatest ``synced_position`` of any good frame that lies anywhere in ``data``, or 0."""
+    greatest = 0
+    at = data.find(MAGIC)
+    while at >= 0:
+        seal = read_seal(data, at)
+        if seal is not None and seal.synced_position > greatest:
+            start = at + SEAL_BYTES - PREFIX_BYTES - seal.metadata_bytes
+            if start >= 0 and digest_holds(memoryview(data)[start : start + seal.frame_bytes], seal):
+                greatest = seal.synced_position
+        at = data.find(MAGIC, at + 1)
+    return greatest
+
+
+def count_zero_sectors(data: bytes | memoryview, offset: int) -> int:
+    """How many disk sectors' shares of ``data``, which begins at ``offset`` of a file, are all zero."""
+    first = SECTOR_BYTES - offset % SECTOR_BYTES
+    view = bytes(data)
+    shares = [view[:first]]
+    shares.extend(view[start : start + SECTOR_BYTES] for start in range(first, len(view), SECTOR_BYTES))
+    return sum(1 for share in shares if share and not share.strip(b"\0"))
+
+
+def first_chain(log_id: bytes) -> bytes:
+    """The chain's value in front of a log's first event."""
+    return hashlib.sha256(_CHAIN_START + log_id).digest()
+
+
+def next_chain(chain: bytes, *, position: int, stream_version: int, content: bytes) -> bytes:
+    """The chain's value behind an event, from the one in front of it and its content digest."""
+    return hashlib.sha256(_CHAIN_STEP.pack(chain, position, stream_version, content)).digest()
+
+
+def content_digest(
+    *,
+    event_id: bytes,
+    recorded_at: int,
+    stream: str,
+    event_type: str,
+    schema_version: int,
+    data: str,
+    metadata: str,
+    index: pa.Int64Array | None,
+    values: pa.DoubleArray | None,
+) -> bytes:
+    """The SHA-256 of everything in an event but its position and stream version.
+
+    ``recorded_at`` is in microseconds since 1970, UTC.
+    """
+    hasher = hashlib.sha256(_CONTENT_HEAD.pack(event_id, recorded_at, schema_version))
+    for text in (stream, event_type, data, metadata):
+        encoded = text.encode()
+        hasher.update(_LENGTH.pack(len(encoded)))
+        hasher.update(encoded)
+    _hash_numbers(hasher, index)
+    _hash_numbers(hasher, values)
+    return hasher.digest()
+
+
+def numbers_digest(array: pa.Array | None) -> bytes:
+    """A digest that is equal exactly for bulk columns of equal bits."""
+    hasher = hashlib.sha256()
+    _hash_numbers(hasher, array)
+    return hasher.digest()
+
+
+def _hash_numbers(hasher: Any, array: pa.Array | None) -> None:
+    if array is None:
+        hasher.update(b"\0")
+        return
+    hasher.update((b"\2" if array.null_count else b"\1") + _LENGTH.pack(len(array)))
+    if array.null_count:
+        hasher.update(_validity(array))
+        array = pc.fill_null(array, 0)
+    items = array.buffers()[1]
+    if items is not None:
+        hasher.update(memoryview(items)[8 * array.offset : 8 * (array.offset + len(array))])
+
+
+def _validity(array: pa.Array) -> bytes:
+    """One bit an item, least significant first, 1 where the item is there."""
+    there = pc.is_valid(array)
+    bits = pc.and_(there, there)
+    assert bits.offset == 0, "a kernel's own output begins at its buffer's first bit"
+    packed = bytearray(memoryview(bits.buffers()[1])[: (len(array) + 7) // 8])
+    if len(array) % 8:
+        packed[-1] &= (1 << len(array) % 8) - 1
+    return bytes(packed)

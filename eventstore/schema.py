@@ -1,0 +1,228 @@
+"""The envelope: the Arrow schema of a batch, and the way from events to batches and back.
+
+The schema's metadata carry ``format_version`` and ``log_id``; the columns are DESIGN's eleven and
+are described in ``docs/format.md``. Pure functions: nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from eventstore import format as log_format
+from eventstore import tagged_json
+from eventstore.errors import FormatVersionError, InvalidEventError
+from eventstore.identifiers import uuid7
+from eventstore.model import Event, RecordedEvent
+
+FORMAT_VERSION = 1
+STREAM_BYTES_MAX = 4096
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_FIELDS = [
+    pa.field("position", pa.uint64(), nullable=False),
+    pa.field("event_id", pa.binary(16), nullable=False),
+    pa.field("recorded_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    pa.field("stream", pa.string(), nullable=False),
+    pa.field("stream_version", pa.uint64(), nullable=False),
+    pa.field("type", pa.string(), nullable=False),
+    pa.field("schema_version", pa.uint16(), nullable=False),
+    pa.field("data", pa.string(), nullable=False),
+    pa.field("metadata", pa.string(), nullable=False),
+    pa.field("index", pa.list_(pa.int64())),
+    pa.field("values", pa.list_(pa.float64())),
+]
+COLUMNS = tuple(field.name for field in _FIELDS)
+
+
+def envelope_schema(log_id: bytes) -> pa.Schema:
+    """The schema of every batch of the log ``log_id`` (16 bytes)."""
+    return pa.schema(_FIELDS, metadata={"format_version": str(FORMAT_VERSION), "log_id": log_id.hex()})
+
+
+def log_id_of(schema: pa.Schema, *, path: str) -> bytes:
+    """The log id that a segment's schema carries.
+
+    Raises:
+        FormatVersionError: ``path`` was written by a newer version of this program.
+        ValueError: The schema is not that of a log.
+    """
+    metadata = schema.metadata or {}
+    if b"format_version" not in metadata or b"log_id" not in metadata:
+        raise ValueError(f"{path} is an Arrow stream, but not a segment of a log")
+    version = int(metadata[b"format_version"])
+    if version > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{path} has format version {version}; this program reads up to {FORMAT_VERSION}: upgrade it",
+            path=path,
+            format_version=version,
+        )
+    return bytes.fromhex(metadata[b"log_id"].decode())
+
+
+@dataclass(frozen=True)
+class EncodedEvent:
+    """An event ready for the log, short of its position and stream version."""
+
+    event_id: UUID
+    recorded_at: int
+    stream: str
+    type: str
+    schema_version: int
+    data: str
+    metadata: str
+    index: pa.Int64Array | None
+    values: pa.DoubleArray | None
+    content_digest: bytes
+
+
+def encode_event(stream: str, event: Event) -> EncodedEvent:
+    """Check an event and bring it into its stored form.
+
+    Raises:
+        InvalidEventError: The event or the stream's name cannot be stored; the text says why.
+    """
+    _check_names(stream, event)
+    recorded_at = datetime.now(UTC) if event.recorded_at is None else event.recorded_at
+    if recorded_at.tzinfo is None:
+        raise InvalidEventError(
+            f"recorded_at of a {event.type} is {recorded_at!r}, without a time zone: give it one"
+        )
+    event_id = event.event_id or uuid7()
+    microseconds = (recorded_at - _EPOCH) // _MICROSECOND
+    data, metadata = tagged_json.encode(event.data), tagged_json.encode(dict(event.metadata))
+    index = _bulk_column("index", event, event.index, pa.int64())
+    values = _bulk_column("values", event, event.values, pa.float64())
+    digest = log_format.content_digest(
+        event_id=event_id.bytes,
+        recorded_at=microseconds,
+        stream=stream,
+        event_type=event.type,
+        schema_version=event.schema_version,
+        data=data,
+        metadata=metadata,
+        index=index,
+        values=values,
+    )
+    return EncodedEvent(
+        event_id, microseconds, stream, event.type, event.schema_version, data, metadata, index, values, digest
+    )
+
+
+def _check_names(stream: str, event: Event) -> None:
+    for what, text in (("a stream's name", stream), ("an event's type", event.type)):
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise InvalidEventError(f"{what} is non-empty text without NUL, not {text!r}")
+        try:
+            length = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidEventError(f"{what} is not valid Unicode text: {text!r}") from error
+        if length > STREAM_BYTES_MAX:
+            raise InvalidEventError(f"{what} has {length} bytes; at most {STREAM_BYTES_MAX} are allowed")
+    version = event.schema_version
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= 0xFFFF:
+        raise InvalidEventError(f"schema_version of a {event.type} is 0 to 65535, not {version!r}")
+
+
+def _bulk_column(name: str, event: Event, column: Any, arrow_type: pa.DataType) -> Any:
+    if column is None:
+        return None
+    try:
+        array = column if isinstance(column, pa.Array) else pa.array(column, arrow_type)
+        if array.type != arrow_type:
+            array = array.cast(arrow_type)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InvalidEventError(
+            f"{name} of a {event.type} must be a flat sequence of {arrow_type} numbers: {error}"
+        ) from error
+    if name == "index" and array.null_count:
+        raise InvalidEventError(f"index of a {event.type} must not hold None")
+    return array
+
+
+def record_batch(
+    schema: pa.Schema, events: Sequence[EncodedEvent], *, first_position: int, stream_versions: Sequence[int]
+) -> pa.RecordBatch:
+    """The batch that a commit writes: ``events`` at consecutive positions from ``first_position``."""
+    count = len(events)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(range(first_position, first_position + count), pa.uint64()),
+            pa.array([event.event_id.bytes for event in events], pa.binary(16)),
+            pa.array([event.recorded_at for event in events], pa.int64()).cast(_FIELDS[2].type),
+            pa.array([event.stream for event in events], pa.string()),
+            pa.array(stream_versions, pa.uint64()),
+            pa.array([event.type for event in events], pa.string()),
+            pa.array([event.schema_version for event in events], pa.uint16()),
+            pa.array([event.data for event in events], pa.string()),
+            pa.array([event.metadata for event in events], pa.string()),
+            _lists([event.index for event in events], pa.int64()),
+            _lists([event.values for event in events], pa.float64()),
+        ],
+        schema=schema,
+    )
+
+
+def _lists(arrays: Sequence[Any], item_type: pa.DataType) -> pa.ListArray:
+    offsets: list[int | None] = []
+    end = 0
+    for array in arrays:
+        offsets.append(None if array is None else end)
+        end += 0 if array is None else len(array)
+    present = [array for array in arrays if array is not None]
+    items = pa.concat_arrays(present) if present else pa.array([], item_type)
+    return pa.ListArray.from_arrays(pa.array([*offsets, end], pa.int32()), items)
+
+
+def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
+    """For each event of a batch: its position, its stream version and its content digest."""
+    times = batch.column("recorded_at").cast(pa.int64())
+    columns = [
+        batch.column(name).to_pylist()
+        for name in ("position", "stream_version", "event_id", "stream", "type", "schema_version", "data", "metadata")
+    ]
+    for row, (position, version, event_id, stream, kind, schema_version, data, metadata) in enumerate(
+        zip(*columns, strict=True)
+    ):
+        digest = log_format.content_digest(
+            event_id=event_id,
+            recorded_at=times[row].as_py(),
+            stream=stream,
+            event_type=kind,
+            schema_version=schema_version,
+            data=data,
+            metadata=metadata,
+            index=batch.column("index")[row].values,
+            values=batch.column("values")[row].values,
+        )
+        yield position, version, digest
+
+
+def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
+    """The events of a batch, in order."""
+    index, values = batch.column("index"), batch.column("values")
+    times = batch.column("recorded_at").cast(pa.int64()).to_pylist()
+    names = ("position", "event_id", "stream", "stream_version", "type", "schema_version", "data", "metadata")
+    columns = [batch.column(name).to_pylist() for name in names]
+    for row, (position, event_id, stream, version, kind, schema_version, data, metadata) in enumerate(
+        zip(*columns, strict=True)
+    ):
+        yield RecordedEvent(
+            position=position,
+            event_id=UUID(bytes=event_id),
+            recorded_at=_EPOCH + timedelta(microseconds=times[row]),
+            stream=stream,
+            stream_version=version,
+            type=kind,
+            schema_version=schema_version,
+            data_json=data,
+            metadata_json=metadata,
+            index=index[row].values,
+            values=values[row].values,
+        )

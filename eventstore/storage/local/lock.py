@@ -1,0 +1,83 @@
+"""The lock of a log on one host: flock on a file of its own, and what writers tell each other in it.
+
+The kernel lets go of the lock when its holder dies, so there are no stale locks. It is held around
+an append for microseconds and around the making of a segment for a few syncs, never while a commit
+waits for the disk. The file also holds a few bytes of shared state; they are derived: a log whose
+lock file was deleted gets a new one.
+
+    offset  bytes  meaning
+    0       8      "DCPLOCK1"
+    8       8      directory generation: grows before and after each change of the list of segments;
+                   odd while one is under way (or was cut off by a crash)
+    16      8      1 + the synced position at the moment when a sync failed; 0 when none has
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from eventstore import files
+
+_STATE = struct.Struct("<8sQQ")
+_MAGIC = b"DCPLOCK1"
+
+
+class Lock:
+    """One process's handle of the lock file. Reentrant within a thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor = self._open()
+        self._thread_lock = threading.RLock()
+        self._depth = 0
+
+    def _open(self) -> int:
+        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            files.share(descriptor, like=self._directory)
+        return descriptor
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Wait for the lock and hold it."""
+        with self._thread_lock:
+            if self._depth == 0:
+                self._acquire()
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _acquire(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        while os.fstat(self._descriptor).st_nlink == 0:
+            # Somebody deleted the file: whoever opens it now locks another one.
+            os.close(self._descriptor)
+            self._descriptor = self._open()
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def state(self) -> tuple[int, int | None]:
+        """The directory generation, and the synced position at which a sync failed, if one has."""
+        data = os.pread(self._descriptor, _STATE.size, 0)
+        if len(data) < _STATE.size:
+            return 0, None
+        _, generation, failed = _STATE.unpack(data)
+        return generation, failed - 1 if failed else None
+
+    def write_state(self, *, generation: int, failed_at: int | None) -> None:
+        """Replace the shared state; the lock must be held."""
+        failed = 0 if failed_at is None else failed_at + 1
+        os.pwrite(self._descriptor, _STATE.pack(_MAGIC, generation, failed), 0)
+
+    def close(self) -> None:
+        """Close the file. In a forked child this does not release the parent's lock."""
+        os.close(self._descriptor)

@@ -1,0 +1,435 @@
+"""``LocalStorage``: the log's commits in the segments of one folder, on one host.
+
+It keeps these invariants: a writer appends only behind a verified frame, under the lock; a segment
+is created whole and durable before the first event goes into it, and everything in front of it is
+durable by then; ``durable_position`` never claims more than was synced.
+
+Lock order: the log's lock, ``Lock``, then ``_state``. ``_state`` is never held across a sync of a
+commit, so that readers go on while writers wait for the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from eventstore import files
+from eventstore import format as log_format
+from eventstore.errors import (
+    DamagedLogError,
+    LogNotFoundError,
+    ReadOnlyLogError,
+    StorageError,
+    WriteRefusedError,
+)
+from eventstore.format import Flaw
+from eventstore.model import Verdict
+from eventstore.schema import envelope_schema
+from eventstore.storage.local import directory as folder
+from eventstore.storage.local.directory import SegmentName
+from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
+from eventstore.storage.local.lock import Lock
+from eventstore.storage.local.recovery import damage, settle_tail
+from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment
+from eventstore.storage.local.verify import verify_directory
+from eventstore.storage.protocol import StoredBatch
+
+SEGMENT_BYTES_MAX = 64 << 20
+_READ_BYTES = 4 << 20
+
+
+class LocalStorage:
+    """Commits in a folder.
+
+    Args:
+        directory: The log's folder.
+        read_only: Take no lock, recover nothing, write nothing.
+        segment_bytes_max: A segment that has this many bytes gets no further commit.
+    """
+
+    def __init__(self, directory: Path, *, read_only: bool, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
+        self.directory = directory
+        self.read_only = read_only
+        self.watched: Path | None = directory
+        self._segment_bytes_max = segment_bytes_max
+        self._state = threading.RLock()
+        self._syncing = threading.Condition()
+        self._sync_running = False
+        self._synced = 0
+        self._lock: Lock | None = None
+        self._generation = -1
+        self._segments: list[Segment] = []
+        self._open()
+        self.log_id = self._segments[0].log_id
+
+    def _open(self) -> None:
+        if self.read_only:
+            self._open_to_read()
+        else:
+            self._open_to_write()
+
+    def _open_to_read(self) -> None:
+        if not self.directory.is_dir() or not folder.segment_names(self.directory):
+            raise LogNotFoundError(f"there is no log in {self.directory}", path=str(self.directory))
+        self._list_segments()
+
+    def _open_to_write(self) -> None:
+        file_system = network_file_system(self.directory)
+        if file_system is not None:
+            warnings.warn(
+                f"{self.directory} lies on {file_system}, a network file system, where locks and appends of "
+                "several hosts are not safe: keep the log on a local disk, and use it from one host only",
+                NetworkFileSystemWarning,
+                stacklevel=5,
+            )
+        files.make_directories(self.directory, like=_nearest_folder(self.directory))
+        self._lock = Lock(self.directory)
+        with self._lock.hold():
+            folder.remove_temporaries(self.directory)
+            if not folder.segment_names(self.directory):
+                log_id = secrets.token_bytes(16)
+                self._create_segment(SegmentName(0), envelope_schema(log_id), log_format.first_chain(log_id), [])
+            self._list_segments()
+
+    # --- what the log calls
+
+    @property
+    def durable_position(self) -> int:
+        """Everything below is known to survive a power cut."""
+        with self._state:
+            return max(self._synced, *(segment.synced_position for segment in self._segments[-1:]))
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the lock of this log."""
+        if self._lock is None:
+            yield
+            return
+        with self._lock.hold():
+            yield
+
+    def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
+        """See ``Storage.read``."""
+        position = from_position
+        while until is None or position < until:
+            batches = self._read_settled(position, until)
+            if not batches:
+                return
+            yield from batches
+            position = batches[-1].next_position
+
+    def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
+        """See ``Storage.put``; the caller holds ``turn`` and has read everything."""
+        if self.read_only:
+            raise ReadOnlyLogError(f"{self.directory} was opened read-only: open it without read_only=True to write")
+        with self._state:
+            self._make_room()
+            segment = self._segments[-1]
+            if segment.next_position != first_position:
+                return False
+            frame = log_format.seal_frame(
+                batch.serialize().to_pybytes(),
+                first_position=first_position,
+                event_count=batch.num_rows,
+                synced_position=self.durable_position,
+                chain=chain,
+                offset=segment.end_offset,
+            )
+            self._write(segment, frame)
+            header = log_format.header_bytes(frame)
+            seal = log_format.header_seal(frame[:header])
+            assert seal is not None, "a frame carries the seal that it was given"
+            segment.extend(seal, segment.end_offset)
+        return True
+
+    def sync(self, next_position: int) -> None:
+        """See ``Storage.sync``. Threads that wait at the same time share one sync."""
+        while self.durable_position < next_position:
+            with self._syncing:
+                if self._sync_running:
+                    self._syncing.wait()
+                    continue
+                self._sync_running = True
+            try:
+                self._sync_all()
+            finally:
+                with self._syncing:
+                    self._sync_running = False
+                    self._syncing.notify_all()
+
+    def verify(self) -> Verdict:
+        """See ``Storage.verify``."""
+        return verify_directory(self.directory)
+
+    def after_fork(self) -> None:
+        """Close the inherited descriptors, which leaves the parent's lock alone."""
+        self._state = threading.RLock()
+        self._syncing = threading.Condition()
+        self._sync_running = False
+        self.close()
+
+    def reopen(self) -> None:
+        """Open the files anew."""
+        self._generation = -1
+        self._open()
+
+    def close(self) -> None:
+        """Close all files."""
+        for segment in self._segments:
+            segment.close()
+        self._segments = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # --- reading
+
+    def _read_settled(self, position: int, until: int | None) -> list[StoredBatch]:
+        """Some batches from ``position`` on; a flaw at the very end is looked at again under the lock."""
+        with self._state:
+            self._notice_new_segments()
+            try:
+                return self._read_some(position, until)
+            except FlawedFrameError as flawed:
+                if self.read_only:
+                    return self._end_or_damage(flawed.offset)
+        with self.turn(), self._state:
+            self._notice_new_segments()
+            try:
+                return self._read_some(position, until)
+            except FlawedFrameError as flawed:
+                segment = self._segments[-1]
+                settle_tail(self.directory, segment, flawed.offset, synced_position=self.durable_position)
+                return self._read_some(position, until)
+
+    def _read_some(self, position: int, until: int | None) -> list[StoredBatch]:
+        """Batches of one segment, up to a few megabytes; empty at the end of the log.
+
+        Raises:
+            FlawedFrameError: The last segment does not end with a good frame.
+        """
+        place = self._place_of(position)
+        segment = self._segments[place]
+        limit = self._segments[place + 1].name.first_position if place + 1 < len(self._segments) else None
+        batches: list[StoredBatch] = []
+        size = 0
+        try:
+            for frame in segment.frames_from(position):
+                if limit is not None and frame.seal.first_position >= limit:
+                    break
+                batches.append(_stored_batch(segment, frame))
+                size += frame.seal.frame_bytes
+                if size >= _READ_BYTES or (until is not None and frame.seal.next_position >= until):
+                    break
+        except FlawedFrameError as flawed:
+            if batches:
+                return batches
+            if limit is None:
+                raise
+            raise damage(segment, flawed.offset, segment.flaw_at(flawed.offset)[0]) from None
+        if not batches and limit is not None and segment.next_position < limit:
+            raise damage(segment, segment.end_offset, Flaw.SHORT)
+        return batches
+
+    def _place_of(self, position: int) -> int:
+        place = bisect_right(self._segments, position, key=lambda segment: segment.name.first_position) - 1
+        if place < 0:
+            first = self._segments[0]
+            raise DamagedLogError(
+                f"the segment that begins at position 0 is missing in {self.directory}; the first is "
+                f"{first.path.name}. Restore it from a copy",
+                path=str(first.path),
+                offset=0,
+                position=0,
+            )
+        return place
+
+    def _end_or_damage(self, offset: int) -> list[StoredBatch]:
+        """Without the lock, an unfinished tail reads as the log's end; anything else is damage."""
+        segment = self._segments[-1]
+        flaw, rest = segment.flaw_at(offset)
+        durable = max(self.durable_position, log_format.greatest_synced_position(rest))
+        if rest and segment.next_position < durable:
+            raise damage(segment, offset, flaw)
+        return []
+
+    def _notice_new_segments(self) -> None:
+        generation = None if self._lock is None else self._lock.state()[0]
+        if generation is None or generation != self._generation or generation % 2:
+            self._list_segments()
+
+    def _list_segments(self) -> None:
+        """Bring the list of segments up to date; the last one stays open."""
+        with self._state:
+            generation = -1 if self._lock is None else self._lock.state()[0]
+            known = {segment.name: segment for segment in self._segments}
+            names = folder.segment_names(self.directory)
+            self._segments = [known.pop(name, None) or Segment(self.directory, name) for name in names]
+            for segment in (*self._segments[:-1], *known.values()):
+                segment.close()
+            self._check_one_log()
+            if not self.read_only:
+                self._segments[-1].keep_open()
+            self._generation = generation
+
+    def _check_one_log(self) -> None:
+        first = self._segments[0]
+        for segment in self._segments:
+            if segment.log_id != first.log_id:
+                raise DamagedLogError(
+                    f"{segment.path} belongs to another log than {first.path.name}: move it away",
+                    path=str(segment.path),
+                    offset=0,
+                    position=segment.name.first_position,
+                )
+
+    # --- writing, under the lock
+
+    def _write(self, segment: Segment, frame: bytes) -> None:
+        descriptor = segment.keep_open()
+        try:
+            written = files.write_at(descriptor, frame, segment.end_offset)
+            if written == len(frame):
+                return
+            reason = f"the disk took {written} of {len(frame)} bytes"
+        except OSError as error:
+            reason = str(error)
+        # A crash here leaves a short frame, which the next writer sets aside.
+        files.cut(descriptor, segment.end_offset)
+        raise WriteRefusedError(
+            f"nothing was written to {segment.path}: {reason}. Make room and repeat the call",
+            path=str(segment.path),
+        )
+
+    def _make_room(self) -> None:
+        assert self._lock is not None
+        _, failed_at = self._lock.state()
+        if failed_at is not None:
+            self._salvage(failed_at)
+        segment = self._segments[-1]
+        if segment.end_offset >= self._segment_bytes_max and segment.next_position > segment.name.first_position:
+            self._roll(segment)
+
+    def _roll(self, segment: Segment) -> None:
+        """Close the active segment and begin the next. All that is in front of it is durable then."""
+        self._sync_descriptor(segment.keep_open(), segment)
+        self._create_segment(SegmentName(segment.next_position), segment.schema, segment.chain, [])
+        self._list_segments()
+
+    def _salvage(self, synced_position: int) -> None:
+        """A sync of the active segment failed: put what is above the last good sync into a new one.
+
+        The kernel may have dropped the failed pages, so the old file is never synced again. What can
+        still be read of it is written anew; what cannot was never acknowledged.
+        """
+        segment = self._segments[-1]
+        start = max(synced_position, segment.name.first_position)
+        chain, kept = segment.first_chain, []
+        for frame in segment.frames_from(segment.name.first_position):
+            if frame.seal.next_position <= start:
+                chain = frame.seal.chain
+            else:
+                kept.append(frame)
+        fresh = start > segment.name.first_position
+        name = SegmentName(start) if fresh else SegmentName(start, segment.name.generation + 1)
+        try:
+            self._create_segment(name, segment.schema, chain, kept)
+        except OSError as error:
+            raise ReadOnlyLogError(
+                f"a sync of {segment.path} failed, and so did writing its last events to a new file ({error}). "
+                f"The log takes no writes; everything below position {start} is safe. Check the disk"
+            ) from error
+        assert self._lock is not None
+        self._lock.write_state(generation=self._lock.state()[0], failed_at=None)
+        self._list_segments()
+        for _ in self._segments[-1].frames_from(start):
+            pass
+        self._synced = self._segments[-1].next_position
+
+    def _create_segment(self, name: SegmentName, schema: pa.Schema, chain: bytes, kept: list[Frame]) -> None:
+        assert self._lock is not None
+        generation, failed_at = self._lock.state()
+        odd = generation | 1
+        self._lock.write_state(generation=odd, failed_at=failed_at)
+        content = _segment_bytes(name, schema, chain, kept)
+        folder.create_segment(self.directory, name, content)
+        self._lock.write_state(generation=odd + 1, failed_at=failed_at)
+
+    # --- syncing
+
+    def _sync_all(self) -> None:
+        with self._state:
+            segment = self._segments[-1]
+            written = segment.next_position
+            # A copy: another thread may roll the log meanwhile, which closes the segment's own.
+            descriptor = os.dup(segment.keep_open())
+        try:
+            self._sync_descriptor(descriptor, segment)
+        finally:
+            os.close(descriptor)
+        with self._state:
+            self._synced = max(self._synced, written)
+
+    def _sync_descriptor(self, descriptor: int, segment: Segment) -> None:
+        try:
+            files.sync_data(descriptor)
+        except OSError as error:
+            self._mark_failed_sync()
+            raise StorageError(
+                f"the disk did not confirm a sync of {segment.path} ({error}): whether events from position "
+                f"{self.durable_position} on survive a power cut is unknown, and they are not acknowledged. "
+                "Look what is there before repeating the call",
+                path=str(segment.path),
+            ) from error
+
+    def _mark_failed_sync(self) -> None:
+        """Tell every appender; trying the same sync again would be answered with a lie."""
+        if self._lock is None:
+            return
+        with self._lock.hold():
+            generation, failed_at = self._lock.state()
+            if failed_at is None:
+                self._lock.write_state(generation=generation, failed_at=self.durable_position)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself if it exists, otherwise the nearest one above it that does."""
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def _stored_batch(segment: Segment, frame: Frame) -> StoredBatch:
+    message = pa.ipc.read_message(pa.py_buffer(frame.data))
+    batch = pa.ipc.read_record_batch(message, segment.schema)
+    return StoredBatch(frame.seal.first_position, batch, frame.seal.chain)
+
+
+def _segment_bytes(name: SegmentName, schema: pa.Schema, chain: bytes, kept: list[Frame]) -> bytes:
+    """A whole segment: the sealed schema, then ``kept`` frames sealed anew for their new places."""
+    content = log_format.seal_frame(
+        schema.serialize().to_pybytes(),
+        first_position=name.first_position,
+        event_count=0,
+        synced_position=name.first_position,
+        chain=chain,
+        offset=0,
+    )
+    for frame in kept:
+        content += log_format.seal_frame(
+            log_format.unseal(frame.data, frame.seal),
+            first_position=frame.seal.first_position,
+            event_count=frame.seal.event_count,
+            synced_position=frame.seal.synced_position,
+            chain=frame.seal.chain,
+            offset=len(content),
+        )
+    return content

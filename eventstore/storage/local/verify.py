@@ -1,0 +1,144 @@
+"""A read-only check of a whole log folder, independent of the reader that programs use.
+
+It walks every byte of every segment, checks each seal, computes the chain of hashes anew from the
+events, checks that positions and stream versions are dense, and lists what it finds instead of
+stopping at the first. Behind a damaged frame it goes on with the next segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from eventstore import files
+from eventstore import format as log_format
+from eventstore.errors import DamagedLogError, LogNotFoundError
+from eventstore.format import Flaw
+from eventstore.model import Finding, Verdict
+from eventstore.schema import content_digests
+from eventstore.storage.local.directory import SegmentName, segment_names
+from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, frames
+
+
+@dataclass
+class _Walk:
+    """What is known while walking."""
+
+    position: int = 0
+    chain: bytes = b""
+    synced_position: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    trusted: bool = True
+    findings: list[Finding] = field(default_factory=list)
+    good_events: int = 0
+    good_chain: bytes = b""
+
+
+def verify_directory(directory: Path) -> Verdict:
+    """Check the log in ``directory``.
+
+    Raises:
+        LogNotFoundError: There is none.
+    """
+    names = segment_names(directory) if directory.is_dir() else []
+    if not names:
+        raise LogNotFoundError(f"there is no log in {directory}", path=str(directory))
+    walk = _Walk()
+    limits = [name.first_position for name in names[1:]]
+    for name, limit in zip(names, [*limits, None], strict=True):
+        _check_segment(walk, directory, name, limit)
+    return Verdict(walk.good_events, len(names), walk.bytes, walk.good_chain.hex(), tuple(walk.findings))
+
+
+def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int | None) -> None:
+    try:
+        segment = Segment(directory, name)
+    except DamagedLogError as error:
+        _find(walk, "damage", name, 0, name.first_position, str(error))
+        walk.trusted = False
+        return
+    if name.first_position == 0 and not walk.chain:
+        walk.chain = walk.good_chain = log_format.first_chain(segment.log_id)
+    if name.first_position != walk.position:
+        missing = f"positions {walk.position} to {name.first_position - 1} are missing in front of this segment"
+        _find(walk, "damage", name, 0, walk.position, missing)
+        walk.trusted = False
+    if walk.trusted and segment.first_chain != walk.chain:
+        _find(walk, "damage", name, 0, name.first_position, "the segment does not continue the chain in front of it")
+        walk.trusted = False
+    walk.position, walk.chain = name.first_position, segment.first_chain
+    walk.synced_position = max(walk.synced_position, segment.synced_position)
+    with segment.descriptor() as descriptor:
+        size = files.size(descriptor)
+        walk.bytes += size
+        _check_frames(walk, segment, limit, frames(descriptor, segment.end_offset, size))
+
+
+def _check_frames(walk: _Walk, segment: Segment, limit: int | None, found: Iterator[Frame]) -> None:
+    try:
+        for frame in found:
+            if limit is not None and frame.seal.first_position >= limit:
+                note = "from here on, a later segment holds these events"
+                _find(walk, "note", segment.name, frame.offset, frame.seal.first_position, note)
+                return
+            _check_frame(walk, segment, frame)
+    except FlawedFrameError as flawed:
+        _judge_flaw(walk, segment, limit, flawed.offset)
+
+
+def _judge_flaw(walk: _Walk, segment: Segment, limit: int | None, offset: int) -> None:
+    flaw, rest = segment.flaw_at(offset)
+    durable = max(walk.synced_position, log_format.greatest_synced_position(rest))
+    superseded = limit is not None and walk.position >= limit
+    if superseded:
+        _find(walk, "note", segment.name, offset, walk.position, f"{flaw.value}; a later segment holds these events")
+    elif limit is None and flaw is not Flaw.WRONG and walk.position >= durable:
+        message = f"{flaw.value}: a crash left {len(rest)} bytes that were never acknowledged; the next writer "
+        _find(walk, "torn", segment.name, offset, walk.position, message + "moves them to quarantine/")
+    else:
+        _find(walk, "damage", segment.name, offset, walk.position, f"{flaw.value}; restore the file from a copy")
+        walk.trusted = False
+
+
+def _check_frame(walk: _Walk, segment: Segment, frame: Frame) -> None:
+    seal = frame.seal
+    if seal.first_position != walk.position:
+        message = f"a frame for position {seal.first_position} stands where {walk.position} belongs"
+        _find(walk, "damage", segment.name, frame.offset, walk.position, message)
+        walk.trusted = False
+    batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(frame.data)), segment.schema)
+    wrong = _check_events(walk, batch) if batch.num_rows == seal.event_count else "its seal counts other events"
+    if walk.chain != seal.chain:
+        wrong = wrong or "the chain of hashes does not hold"
+    if seal.synced_position > seal.first_position:
+        wrong = wrong or "it claims events as synced that are not in front of it"
+    if wrong:
+        _find(walk, "damage", segment.name, frame.offset, seal.first_position, wrong)
+        walk.trusted = False
+    walk.position, walk.chain = seal.next_position, seal.chain
+    walk.synced_position = max(walk.synced_position, seal.synced_position)
+    if walk.trusted:
+        walk.good_events, walk.good_chain = walk.position, walk.chain
+
+
+def _check_events(walk: _Walk, batch: pa.RecordBatch) -> str | None:
+    """Fold the batch into the chain; say what is wrong with its events, if anything."""
+    wrong = None
+    streams = batch.column("stream").to_pylist()
+    for place, (position, version, content) in enumerate(content_digests(batch)):
+        stream = streams[place]
+        if position != walk.position + place:
+            wrong = wrong or f"position {position} stands where {walk.position + place} belongs"
+        if walk.trusted and version != walk.versions.get(stream, -1) + 1:
+            wrong = wrong or f"stream {stream!r} jumps to version {version}"
+        walk.versions[stream] = version
+        walk.chain = log_format.next_chain(walk.chain, position=position, stream_version=version, content=content)
+    return wrong
+
+
+def _find(walk: _Walk, severity: str, name: SegmentName, offset: int, position: int, message: str) -> None:
+    walk.findings.append(Finding(severity, name.text, offset, position, message))

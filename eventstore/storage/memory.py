@@ -1,0 +1,77 @@
+"""A storage adapter that keeps commits in this process's memory, for tests and scratch work."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from eventstore import format as log_format
+from eventstore.model import Finding, Verdict
+from eventstore.schema import content_digests
+from eventstore.storage.protocol import StoredBatch
+
+
+class MemoryStorage:
+    """Commits in a list. A forked child gets a copy of its own."""
+
+    read_only = False
+    watched: Path | None = None
+
+    def __init__(self) -> None:
+        self.log_id = secrets.token_bytes(16)
+        self._batches: list[StoredBatch] = []
+        self._turn = threading.RLock()
+
+    @property
+    def durable_position(self) -> int:
+        """Nothing here outlives the process, so everything counts as durable."""
+        return self._batches[-1].next_position if self._batches else 0
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the one lock."""
+        with self._turn:
+            yield
+
+    def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
+        """See ``Storage.read``."""
+        stop = self.durable_position if until is None else until
+        start = bisect_right(self._batches, from_position, key=lambda kept: kept.next_position)
+        return (kept for kept in self._batches[start:] if kept.first_position < stop)
+
+    def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
+        """Keep a commit, if the log ends where it begins."""
+        if first_position != self.durable_position:
+            return False
+        self._batches.append(StoredBatch(first_position, batch, chain))
+        return True
+
+    def sync(self, next_position: int) -> None:
+        """Nothing to do."""
+
+    def verify(self) -> Verdict:
+        """Compute the chain again and compare it."""
+        chain, findings = log_format.first_chain(self.log_id), []
+        for kept in self._batches:
+            for position, version, content in content_digests(kept.batch):
+                chain = log_format.next_chain(chain, position=position, stream_version=version, content=content)
+            if chain != kept.chain:
+                findings.append(Finding("damage", "memory", None, kept.first_position, "the chain does not hold"))
+        size = sum(kept.batch.nbytes for kept in self._batches)
+        return Verdict(self.durable_position, len(self._batches), size, chain.hex(), tuple(findings))
+
+    def after_fork(self) -> None:
+        """The lock may have been held by a thread that the child does not have."""
+        self._turn = threading.RLock()
+
+    def reopen(self) -> None:
+        """Nothing to open."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,95 @@
+"""What the log asks of a storage adapter: read commits in order, put one at exactly the next position.
+
+The log decides; an adapter only keeps. On one host an adapter may make ``turn`` exclusive, so that
+``put`` cannot fail; elsewhere ``turn`` is empty and ``put`` tells the loser that another commit
+stands at its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from eventstore.model import Verdict
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """Events as they are kept: one commit, or several where commits were merged since.
+
+    Attributes:
+        first_position: The position of the batch's first event.
+        batch: The events, in the envelope's schema.
+        chain: The chain's value behind the last of them.
+    """
+
+    first_position: int
+    batch: pa.RecordBatch
+    chain: bytes
+
+    @property
+    def next_position(self) -> int:
+        """The position behind the batch's last event."""
+        return int(self.first_position + self.batch.num_rows)
+
+
+class Storage(Protocol):
+    """An adapter. All methods may be called from several threads."""
+
+    @property
+    def log_id(self) -> bytes:
+        """The log's random id, 16 bytes."""
+
+    @property
+    def read_only(self) -> bool:
+        """True when ``put`` is refused."""
+
+    @property
+    def durable_position(self) -> int:
+        """All events below this position are known to survive a power cut."""
+
+    @property
+    def watched(self) -> Path | None:
+        """A local folder that changes when something is put, or None."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold this while deciding on a commit and putting it."""
+
+    def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
+        """The batches that hold positions from ``from_position`` up to ``until``, or up to now, in order.
+
+        Raises:
+            DamagedLogError: Bytes that must be right are wrong; what came before them was right.
+        """
+
+    def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
+        """Keep a commit at exactly ``first_position``; False when another stands there.
+
+        Raises:
+            WriteRefusedError: Nothing was kept; the log goes on.
+            ReadOnlyLogError: The storage takes no writes.
+        """
+
+    def sync(self, next_position: int) -> None:
+        """Return once everything below ``next_position`` is durable.
+
+        Raises:
+            StorageError: It cannot be known whether it is.
+        """
+
+    def verify(self) -> Verdict:
+        """Read everything, change nothing, and say what is not as it should be."""
+
+    def after_fork(self) -> None:
+        """Called in a forked child, at once: let go of what was inherited."""
+
+    def reopen(self) -> None:
+        """Called in a forked child that goes on using what it inherited, before anything else."""
+
+    def close(self) -> None:
+        """Release everything that is held."""
