@@ -311,7 +311,9 @@ class LocalStorage:
 
     def _make_room(self) -> None:
         assert self._lock is not None
-        _, failed_at = self._lock.state()
+        generation, failed_at = self._lock.state()
+        if generation % 2:
+            self._lock.write_state(generation=generation + 1, failed_at=failed_at)
         if failed_at is not None:
             self._salvage(failed_at)
         segment = self._segments[-1]
@@ -358,10 +360,13 @@ class LocalStorage:
         assert self._lock is not None
         generation, failed_at = self._lock.state()
         odd = generation | 1
-        self._lock.write_state(generation=odd, failed_at=failed_at)
         content = _segment_bytes(name, schema, chain, kept)
-        folder.create_segment(self.directory, name, content)
-        self._lock.write_state(generation=odd + 1, failed_at=failed_at)
+        self._lock.write_state(generation=odd, failed_at=failed_at)
+        # A crash in between leaves it odd: everybody lists the folder each time until the next writer.
+        try:
+            folder.create_segment(self.directory, name, content)
+        finally:
+            self._lock.write_state(generation=odd + 1, failed_at=failed_at)
 
     # --- syncing
 
