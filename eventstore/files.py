@@ -16,9 +16,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-_COPY_BYTES = 1 << 20
-
-
 def create(path: Path, *, like: Path) -> int:
     """Create a new file for writing and return its descriptor; its name is not durable yet.
 
@@ -166,13 +163,3 @@ def new_file(path: Path, *, like: Path) -> Iterator[tuple[int, Path]]:
         raise
     finally:
         os.close(descriptor)
-
-
-def copy_range(source: int, *, start: int, stop: int, target: int) -> None:
-    """Append the bytes [start, stop) of one open file to another."""
-    while start < stop:
-        data = read_at(source, min(_COPY_BYTES, stop - start), start)
-        if not data:
-            return
-        write(target, data)
-        start += len(data)

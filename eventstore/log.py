@@ -183,7 +183,8 @@ class EventLog:
             raise InvalidEventError("the events of an append have different ids; one is there twice")
         for part in appends:
             version = part.expected
-            if isinstance(version, bool) or not isinstance(version, (type(ANY), int)) or (version == -1):
+            counted = isinstance(version, int) and not isinstance(version, bool) and version >= 0
+            if not counted and not isinstance(version, type(ANY)):
                 raise InvalidEventError(
                     f"expected is ANY, NO_STREAM, STREAM_EXISTS or a stream version from 0 on, not {version!r}"
                 )
@@ -370,6 +371,8 @@ class EventLog:
                 batch = batch.filter(pc.is_in(batch.column("type"), pa.array(list(types), pa.string())))
             if batch.num_rows:
                 yield batch
+            if stored.next_position < stop:
+                self._adapter()  # closed meanwhile: say so; forked meanwhile: open anew
 
     def _events_at(self, positions: Sequence[int], stream: str) -> Iterator[RecordedEvent]:
         """The events at these positions, read together where they lie close together."""
