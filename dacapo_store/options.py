@@ -1,0 +1,200 @@
+"""Where and how to store: ``dacapo.yaml`` and what a program says itself.
+
+Owns which file is read and what its keys mean. Nothing is remembered: options are read anew each
+time they are asked for, and neither the environment nor a file is ever changed. What a ``type``
+stands for is left to ``create_store``; paths become absolute only when a store is made, so that a
+relative one follows the working directory, as in DaCapo.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self
+
+logger = logging.getLogger(__name__)
+
+KNOWN_STORE_TYPES: Final = ("files",)
+"""What ``type`` may say; ``create_store`` refuses anything else."""
+
+OPTIONS_FILE_VARIABLE: Final = "DACAPO_OPTIONS_FILE"
+"""The environment variable that names the options file."""
+
+# Files and keys that were warned of; options are read again for each store.
+_warned: set[tuple[str, frozenset[str]]] = set()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how to store; a frozen value, DaCapo's ``DaCapoConfig``.
+
+    Args:
+        type: The kind of store, one of ``KNOWN_STORE_TYPES``.
+        runs_base_dir: The base directory of all stores; ``~`` is expanded.
+        compute_context: How DaCapo runs its workers; kept for it, not used here.
+        mongo_db_host: The MongoDB server, for stores that use one.
+        mongo_db_name: The MongoDB database, for stores that use one.
+        extra: What else the options file said, by key.
+
+    Raises:
+        ValueError: An option has the wrong type, or ``runs_base_dir`` is an address such as
+            ``s3://bucket``; the message says what is expected.
+
+    Example:
+        >>> Options(runs_base_dir="/data/dacapo").base_path
+        PosixPath('/data/dacapo')
+    """
+
+    type: str = "files"
+    runs_base_dir: Path = Path("~/dacapo")
+    compute_context: Mapping[str, Any] = field(default_factory=lambda: {"type": "LocalTorch", "config": {}})
+    mongo_db_host: str | None = None
+    mongo_db_name: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.type, str), "type", "text such as 'files'", self.type)
+        for name in ("compute_context", "extra"):
+            value = getattr(self, name)
+            _expect(isinstance(value, Mapping), name, "a mapping", value)
+            object.__setattr__(self, name, dict(value))
+        for name in ("mongo_db_host", "mongo_db_name"):
+            value = getattr(self, name)
+            _expect(value is None or isinstance(value, str), name, "text or nothing", value)
+        object.__setattr__(self, "runs_base_dir", _local_path(self.runs_base_dir))
+
+    @property
+    def base_path(self) -> Path:
+        """The base directory as an absolute path, as of the present working directory."""
+        return self.runs_base_dir.absolute()
+
+    @classmethod
+    def instance(cls, **overrides: Any) -> Self:
+        """Read the options file, if there is one, and put these options above it.
+
+        Args:
+            overrides: Options by name.
+
+        Raises:
+            TypeError: An override is no option; the message lists them.
+            ValueError: An option in the file or an override is wrong, or the file is not YAML.
+            FileNotFoundError: ``DACAPO_OPTIONS_FILE`` names a file that is not there.
+        """
+        unknown = overrides.keys() - _names()
+        if unknown:
+            raise TypeError(f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(_names())}")
+        path = cls.config_file()
+        options = {} if path is None else _read(path)
+        return cls._checked({**options, **overrides}, path)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Read one options file.
+
+        A key that is no option is kept in ``extra``; a warning names it once.
+
+        Raises:
+            FileNotFoundError: The file is not there.
+            ValueError: The file is not YAML, holds no mapping, or an option in it is wrong; the
+                message names the file and what is expected.
+        """
+        path = Path(path).expanduser()
+        return cls._checked(_read(path), path)
+
+    @classmethod
+    def config_file(cls) -> Path | None:
+        """Find the options file: the first of these that exists.
+
+        1. what ``$DACAPO_OPTIONS_FILE`` names,
+        2. ``./dacapo.yaml``,
+        3. ``~/dacapo.yaml``,
+        4. ``~/.config/dacapo/dacapo.yaml``,
+        5. ``dacapo.yaml`` beside DaCapo's package, if DaCapo is imported.
+
+        Returns:
+            The file, or None: then all options have their defaults.
+
+        Raises:
+            FileNotFoundError: ``$DACAPO_OPTIONS_FILE`` names a file that is not there. DaCapo goes
+                on to the next place; a trainer should not write to another base by mistake.
+                Correct the variable, or unset it.
+        """
+        named = os.environ.get(OPTIONS_FILE_VARIABLE)
+        if named:
+            path = _expanded(named)
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"${OPTIONS_FILE_VARIABLE} names {str(path)!r}, which is not a file: "
+                    "correct the variable or unset it"
+                )
+            return path
+        places = [
+            Path("dacapo.yaml"),
+            _expanded("~/dacapo.yaml"),
+            _expanded("~/.config/dacapo/dacapo.yaml"),
+            *_beside_dacapo(),
+        ]
+        return next((path for path in places if path.is_file()), None)
+
+    @classmethod
+    def _checked(cls, options: Mapping[str, Any], path: Path | None) -> Self:
+        """Make options of a file's content and overrides; ``path`` is what an error names."""
+        known = {name: value for name, value in options.items() if name in _names()}
+        extra = {str(name): value for name, value in options.items() if name not in _names()}
+        if extra and (str(path), frozenset(extra)) not in _warned:
+            _warned.add((str(path), frozenset(extra)))
+            logger.warning("%s: not used here: %s", path, ", ".join(sorted(extra)))
+        try:
+            return cls(**known, extra=extra)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}" if path is not None else str(error)) from error
+
+
+def _names() -> list[str]:
+    """The options that a file or a program may set."""
+    return [each.name for each in fields(Options) if each.name != "extra"]
+
+
+def _expect(ok: bool, name: str, expected: str, value: Any) -> None:  # noqa: FBT001  # the outcome of a check
+    if not ok:
+        raise ValueError(f"option {name} must be {expected}, not {value!r}")
+
+
+def _local_path(value: Any) -> Path:
+    text = str(value) if isinstance(value, str | os.PathLike) or hasattr(value, "protocol") else ""
+    _expect(bool(text), "runs_base_dir", "a path", value)
+    _expect("://" not in text, "runs_base_dir", "a path on this machine", text)
+    return _expanded(text)
+
+
+def _expanded(text: str) -> Path:
+    # Not Path.expanduser(), which raises where there is no home.
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def _beside_dacapo() -> list[Path]:
+    """DaCapo's own folder; it is not imported only to look there."""
+    place = getattr(sys.modules.get("dacapo"), "__file__", None)
+    return [Path(place).parent.parent / "dacapo.yaml"] if place else []
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """What the file says; an empty file says nothing."""
+    import yaml  # only those who read a file wait for it
+
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(  # noqa: TRY004  # the file is wrong, no argument is
+            f"{path}: expected a mapping of options such as 'runs_base_dir: ~/dacapo', "
+            f"not {type(content).__name__}"
+        )
+    return content
