@@ -1,0 +1,694 @@
+"""Weights of models and optimizers: files that are never overwritten, and the events that name them.
+
+The log says which weights exist and which are best; the files hold them. Storing goes in this order,
+and a crash between two steps leaves what is said behind each:
+
+1. The payload is written under a name of its own in ``<run>/checkpoints/objects`` and synced
+   (a file that no event names, for ``gc`` to find).
+2. The event ``WeightsStored`` is appended: from here on the weights exist.
+3. ``<run>/checkpoints/iterations/<n>`` becomes a hard link to the payload, for people and other
+   tools (without it the weights are found all the same; the next touch of the iteration mends it).
+
+Removing goes the other way: the event, then the link, then the payload. The best weights of a dataset
+and criterion are events too; ``<run>/checkpoints/<dataset>/<criterion>.json`` is derived from them.
+
+Derived files are brought to what the log says and then the log is asked whether it has moved: of
+several processes the one that saw the newest state has the last word, without a lock.
+
+Invariants: no payload is ever opened for writing again; no byte of a payload reaches the unpickler
+before its digest was checked; the unpickler makes nothing but tensors and plain containers. The
+digest and the bytes' way to the disk belong to ``artifacts``. Alone in the project, this module
+imports torch, inside its functions, so that a process that only looks does not load it.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import json
+import logging
+import operator
+import os
+import pickle
+import random
+import re
+import threading
+import urllib.parse
+import uuid
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+
+from dacapo_store import artifacts
+from dacapo_store.artifacts import Artifact
+from dacapo_store.base import Base
+from dacapo_store.errors import DaCapoStoreError, DamagedArtifactError, WeightsMissingError
+from dacapo_store.events import EVENT_TYPES, BestWeightsChosen, WeightsRemoved, WeightsStored
+from dacapo_store.names import run_name_of
+from dacapo_store.store_paths import absolute_path
+from eventstore import WriteRefusedError, files
+
+if TYPE_CHECKING:
+    import torch
+
+    from eventstore import Event, RecordedEvent
+
+logger = logging.getLogger(__name__)
+
+_UPSTREAM_WEIGHTS = "dacapo.store.weights_store.Weights"
+
+_PLAIN_NAME = re.compile(r"[^/%.\x00-\x1f][^/%\x00-\x1f]*")
+"""A name that is a file name as it is: no separator, no leading dot, nothing that reads as an escape."""
+
+_OWN_FOLDERS = frozenset({"iterations", "objects"})
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+
+class WeightsUnsafeError(DaCapoStoreError):
+    """Weights hold more than tensors, numbers, text and plain containers: the text names what.
+
+    Such a state is not stored and such a file is not loaded, because unpickling it could run code.
+    """
+
+
+class TrainableRun(Protocol):
+    """What the weights of a run are taken from and put back into."""
+
+    name: str
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+class Weights:
+    """The state of a model and of its optimizer.
+
+    Attributes:
+        model: What ``model.state_dict()`` gave.
+        optimizer: What ``optimizer.state_dict()`` gave.
+    """
+
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+
+    def __init__(self, model_state_dict: Mapping[str, Any], optimizer_state_dict: Mapping[str, Any]) -> None:
+        self.model = model_state_dict
+        self.optimizer = optimizer_state_dict
+
+    def __repr__(self) -> str:
+        return f"Weights({len(self.model)} model entries, {len(self.optimizer)} optimizer entries)"
+
+
+class WeightsStore(abc.ABC):
+    """Where the weights of runs are kept. A run may be given as its name or as an object with one."""
+
+    def load_weights(self, run: TrainableRun, iteration: int) -> None:
+        """Put the weights of an iteration into the run's model and optimizer.
+
+        Raises:
+            WeightsMissingError: The run has no weights of this iteration.
+            DamagedArtifactError: The file is not the one that was stored; the run is as it was.
+        """
+        weights = self.retrieve_weights(run.name, iteration)
+        run.model.load_state_dict(weights.model)
+        run.optimizer.load_state_dict(dict(weights.optimizer))
+
+    def load_best(self, run: TrainableRun, dataset: Any, criterion: str) -> None:
+        """Put the best weights for a dataset and a criterion into the run's model and optimizer.
+
+        Raises:
+            WeightsMissingError: Nothing was chosen as best, or what was chosen is removed.
+            DamagedArtifactError: The file is not the one that was stored; the run is as it was.
+        """
+        self.load_weights(run, self.retrieve_best(run.name, dataset, criterion))
+
+    @abc.abstractmethod
+    def latest_iteration(self, run: Any) -> int | None:
+        """The greatest iteration that the run has weights of, or None."""
+
+    @abc.abstractmethod
+    def store_weights(self, run: TrainableRun, iteration: int) -> None:
+        """Store the weights that the run's model and optimizer have now."""
+
+    @abc.abstractmethod
+    def retrieve_weights(self, run: Any, iteration: int) -> Weights:
+        """The weights of an iteration."""
+
+    @abc.abstractmethod
+    def remove(self, run: Any, iteration: int) -> None:
+        """Remove the weights of an iteration."""
+
+    @abc.abstractmethod
+    def store_best(self, run: Any, iteration: int, dataset: Any, criterion: str) -> None:
+        """Choose an iteration as the best one for a dataset and a criterion."""
+
+    @abc.abstractmethod
+    def retrieve_best(self, run: Any, dataset: Any, criterion: str) -> int:
+        """The iteration that is best for a dataset and a criterion."""
+
+
+class LocalWeightsStore(WeightsStore):
+    """The weights of all runs of a base directory.
+
+    Any number of stores, threads and processes may use one base at once.
+
+    Args:
+        basedir: The base directory; a relative one is resolved now. It is created when missing.
+
+    Attributes:
+        basedir: The base directory, absolute.
+    """
+
+    def __init__(self, basedir: str | os.PathLike[str]) -> None:
+        self.basedir = absolute_path(basedir)
+        self._base = Base.at(str(self.basedir))
+        self._traced: set[str] = set()
+
+    def latest_iteration(self, run: Any) -> int | None:
+        """The greatest iteration that the run has weights of, or None; other files do not matter.
+
+        Raises:
+            ValueError: The run's name cannot be the name of a folder.
+        """
+        name = self._run_name(run)
+        (latest,) = self._one("SELECT max(iteration) FROM weights WHERE run = ?", name) or (None,)
+        return None if latest is None else int(latest)
+
+    def store_weights(self, run: TrainableRun, iteration: int) -> None:
+        """Store the weights that the run's model and optimizer have now.
+
+        Once this returns, they survive a power cut. Storing an iteration again makes the new weights
+        the present ones; the old file is not touched, and the log as of then still names it. NumPy
+        scalars in the state become Python numbers. The first weights of a run leave
+        ``checkpoints/trace.pt`` too, when its model can be traced; a failure of that is only logged.
+
+        Args:
+            run: An object with ``name``, ``model`` and ``optimizer``.
+            iteration: How many iterations the weights were trained for.
+
+        Raises:
+            ValueError: The run's name cannot be the name of a folder, or the iteration is negative.
+            WeightsUnsafeError: The state holds objects that could not be loaded again without running
+                code. Nothing was stored: turn them into tensors, numbers, strings, lists or dicts.
+            OSError: The disk did not take the weights (full, quota, I/O error). Nothing was stored.
+        """
+        name, iteration = self._run_name(run), _iteration(iteration)
+        stored = self._write(name, iteration, {"model": run.model, "optimizer": run.optimizer})
+        try:
+            commit = self._base.append(_stream(name), [stored])
+        except WriteRefusedError:
+            # The log is certain that it says nothing of this file, and a full disk wants the room back.
+            files.unlink(self._base.path / stored.path)
+            raise
+        # Readers find the weights from here on; a crash leaves only the link undone.
+        with _only_logged("the link to the weights of iteration %d of %s", iteration, name):
+            self._link(name, stored)
+            if self._base.log.stream_version(_stream(name)) != commit.last_stream_version:
+                self._derive(name, iterations=[iteration])
+        self._trace(run, name)
+
+    def retrieve_weights(self, run: Any, iteration: int) -> Weights:
+        """The weights of an iteration, on the CPU, as they were stored.
+
+        Size and digest are checked before anything is unpickled, and nothing but tensors and plain
+        containers is made of the bytes. A file that lies in ``iterations`` and that the log never
+        knew (DaCapo's own, say) is loaded in the same careful way, without a digest to check.
+
+        Raises:
+            WeightsMissingError: The run has no weights of this iteration.
+            DamagedArtifactError: The file is not the one that was stored: restore it from a copy.
+            WeightsUnsafeError: A file that the log does not know holds more than weights.
+            ValueError: The run's name cannot be the name of a folder.
+        """
+        name, iteration = self._run_name(run), _iteration(iteration)
+        row = self._one(
+            "SELECT path, bytes, chunk_bytes, digest FROM weights WHERE run = ? AND iteration = ?",
+            name,
+            iteration,
+        )
+        if row is None:
+            return self._retrieve_unrecorded(name, str(iteration))
+        stored = WeightsStored(name, iteration, *row)
+        weights = self._load_verified(stored)
+        self._mend_link(name, stored)
+        return weights
+
+    def _retrieve_weights(self, run: Any, key: str) -> Weights:
+        """The weights under a key: an iteration, ``<dataset>/<criterion>`` for the best, or a file.
+
+        DaCapo's starts call this. A file is looked for in ``checkpoints`` and ``iterations``.
+
+        Raises:
+            WeightsMissingError: Nothing is there under this key.
+            DamagedArtifactError: The file is not the one that was stored: restore it from a copy.
+            WeightsUnsafeError: A file that the log does not know holds more than weights.
+            ValueError: The run's name cannot be the name of a folder, or the key leads out of it.
+        """
+        name, key = self._run_name(run), str(key)
+        iteration = key.removeprefix("iterations/")
+        if iteration.isascii() and iteration.isdigit() and str(int(iteration)) == iteration:
+            return self.retrieve_weights(name, int(iteration))
+        best = self._one(
+            "SELECT iteration FROM best_weights WHERE run = ? AND dataset || '/' || criterion = ?", name, key
+        )
+        return self._retrieve_unrecorded(name, key) if best is None else self.retrieve_weights(name, best[0])
+
+    def remove(self, run: Any, iteration: int) -> None:
+        """Remove the weights of an iteration; that they were there stays in history.
+
+        Where they were the best, nothing is best afterwards.
+
+        Raises:
+            WeightsMissingError: The run has no weights of this iteration.
+            ValueError: The run's name cannot be the name of a folder.
+        """
+        name, iteration = self._run_name(run), _iteration(iteration)
+        removed: list[_History] = []
+
+        def decide(events: Iterable[RecordedEvent]) -> list[Event]:
+            history = _History.of(events)
+            if iteration not in history.stored:
+                raise _missing(name, iteration, history)
+            removed[:] = [history]
+            return [EVENT_TYPES.event(WeightsRemoved(name, iteration))]
+
+        self._base.decide(_stream(name), decide)
+        history = removed[0]
+        choices = [choice for choice, best in history.best.items() if best == iteration]
+        # The weights are gone from here on; what a crash leaves of the files is for gc to find.
+        with _only_logged("deleting the files of iteration %d of %s", iteration, name):
+            self._derive(name, iterations=[iteration], choices=choices)
+            files.unlink(artifacts.locate(self._base.path, history.stored[iteration].path))
+
+    def store_best(self, run: Any, iteration: int, dataset: Any, criterion: str) -> None:
+        """Choose an iteration as the best one for a dataset and a criterion.
+
+        The same choice again writes nothing. The choice also goes to
+        ``checkpoints/<dataset>/<criterion>.json``, for people and other tools; what cannot be the
+        name of a file in these names is percent-encoded there.
+
+        Args:
+            run: The run, or its name.
+            iteration: An iteration that the run has weights of.
+            dataset: The dataset's name, or an object with one.
+            criterion: What they are the best by.
+
+        Raises:
+            WeightsMissingError: The run has no weights of this iteration; nothing was written.
+            ValueError: The run's name cannot be the name of a folder.
+        """
+        name, iteration = self._run_name(run), _iteration(iteration)
+        choice = (_dataset_name(dataset), str(criterion))
+
+        def decide(events: Iterable[RecordedEvent]) -> list[Event]:
+            history = _History.of(events)
+            if iteration not in history.stored:
+                raise _missing(name, iteration, history)
+            if history.best.get(choice) == iteration:
+                return []
+            return [EVENT_TYPES.event(BestWeightsChosen(name, *choice, iteration))]
+
+        self._base.decide(_stream(name), decide)
+        with _only_logged("the file of the best weights of %s for %s by %s", name, *choice):
+            self._derive(name, choices=[choice])
+
+    def retrieve_best(self, run: Any, dataset: Any, criterion: str) -> int:
+        """The iteration that is best for a dataset and a criterion.
+
+        Raises:
+            WeightsMissingError: Nothing was chosen, or what was chosen is removed.
+            ValueError: The run's name cannot be the name of a folder.
+        """
+        name, dataset = self._run_name(run), _dataset_name(dataset)
+        row = self._one(
+            "SELECT iteration FROM best_weights WHERE run = ? AND dataset = ? AND criterion = ?",
+            name,
+            dataset,
+            str(criterion),
+        )
+        if row is None:
+            raise WeightsMissingError(
+                f"run {name!r} has no best weights for dataset {dataset!r} by criterion {criterion!r}: "
+                "choose them with store_best"
+            )
+        return int(row[0])
+
+    def repair_links(self, run: Any = None) -> None:
+        """Bring the links and JSON files of a run, or of all runs, to what the log says.
+
+        Raises:
+            ValueError: The run's name cannot be the name of a folder.
+            OSError: The disk did not take a link or a file.
+        """
+        names = self._runs() if run is None else [self._run_name(run)]
+        for name in names:
+            _, history = self._history(name)
+            self._derive(name, iterations=history.iterations, choices=history.choices)
+
+    def _run_name(self, run: Any) -> str:
+        name = run_name_of(run)
+        self._base.run_directory(name)
+        return name
+
+    def _checkpoints(self, name: str) -> Path:
+        return self._base.run_directory(name) / "checkpoints"
+
+    def _one(self, sql: str, *parameters: Any) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._base.query(sql, list(parameters)).fetchone()
+        return row
+
+    def _runs(self) -> list[str]:
+        rows = self._base.query("SELECT DISTINCT stream FROM events WHERE starts_with(stream, 'weights/')")
+        return sorted(stream.removeprefix("weights/") for (stream,) in rows.fetchall())
+
+    def _history(self, name: str) -> tuple[int | None, _History]:
+        """What the log says of the run's weights, and the stream version at which it says so."""
+        events = list(self._base.log.read_stream(_stream(name)))
+        return (events[-1].stream_version if events else None), _History.of(events)
+
+    def _write(self, name: str, iteration: int, parts: Mapping[str, Any]) -> WeightsStored:
+        import torch
+
+        state = {part: _plain(holder.state_dict()) for part, holder in parts.items()}
+        path = f"{name}/checkpoints/objects/{iteration}-{uuid.uuid4().hex}.pt"
+        artifact = artifacts.write(
+            self._base.path,
+            path,
+            lambda file: torch.save(state, cast("IO[bytes]", file)),
+            check=_require_loadable,
+        )
+        return WeightsStored(
+            name, iteration, artifact.path, artifact.bytes, artifact.chunk_bytes, artifact.digest
+        )
+
+    def _load_verified(self, stored: WeightsStored) -> Weights:
+        artifact = Artifact(stored.path, stored.bytes, stored.chunk_bytes, stored.digest)
+        path = artifacts.locate(self._base.path, stored.path)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as error:
+            raise WeightsMissingError(
+                f"the weights of iteration {stored.iteration} of run {stored.run!r} are on record, but "
+                f"their file {path} is gone: restore it from a copy"
+            ) from error
+        with file:
+            artifacts.verify(file.fileno(), artifact)
+            return _load(file)
+
+    def _retrieve_unrecorded(self, name: str, key: str) -> Weights:
+        """Load a file that the log never knew; what it knows and calls removed stays removed."""
+        checkpoints = self._checkpoints(name)
+        _, history = self._history(name)
+        if key in map(str, history.iterations):
+            raise _missing(name, key, history)
+        for path in (checkpoints / key, checkpoints / "iterations" / key):
+            if not path.resolve().is_relative_to(checkpoints.resolve()):
+                raise ValueError(f"the key {key!r} leads out of the checkpoints of run {name!r}")
+            if path.is_file():
+                with path.open("rb") as file:
+                    return _load(file)
+        raise _missing(name, key, history)
+
+    def _mend_link(self, name: str, stored: WeightsStored) -> None:
+        if _is_same_file(self._link_path(name, stored.iteration), self._base.path / stored.path):
+            return
+        with _only_logged("the link to the weights of iteration %d of %s", stored.iteration, name):
+            self._derive(name, iterations=[stored.iteration])
+
+    def _derive(
+        self,
+        name: str,
+        *,
+        iterations: Iterable[int] = (),
+        choices: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Bring links and JSON files to what the log says, until it has said nothing new meanwhile."""
+        while True:
+            version, history = self._history(name)
+            for iteration in iterations:
+                if (stored := history.stored.get(iteration)) is not None:
+                    self._link(name, stored)
+                elif iteration in history.iterations:
+                    files.unlink(self._link_path(name, iteration))
+            for choice in choices:
+                self._write_choice(name, choice, history.best.get(choice))
+            if self._base.log.stream_version(_stream(name)) == version:
+                return
+
+    def _link_path(self, name: str, iteration: int) -> Path:
+        return self._checkpoints(name) / "iterations" / str(iteration)
+
+    def _link(self, name: str, stored: WeightsStored) -> None:
+        link, payload = self._link_path(name, stored.iteration), self._base.path / stored.path
+        # Renaming one of two links to one file over the other does nothing, and says nothing.
+        if _is_same_file(link, payload):
+            return
+        files.make_directories(link.parent, like=self._base.path)
+        new = link.with_name(f".{link.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            files.link(payload, new)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            # A relative symbolic link survives moving the base, too.
+            new.symlink_to(os.path.relpath(payload, link.parent))
+        files.rename(new, link)
+
+    def _write_choice(self, name: str, choice: tuple[str, str], iteration: int | None) -> None:
+        dataset, criterion = choice
+        folder = self._checkpoints(name) / _file_name(dataset, reserved=_OWN_FOLDERS)
+        path = folder / f"{_file_name(criterion)}.json"
+        if iteration is None:
+            files.unlink(path)
+            return
+        files.make_directories(folder, like=self._base.path)
+        files.replace_text(path, json.dumps({"iteration": iteration}), like=self._base.path)
+
+    def _trace(self, run: TrainableRun, name: str) -> None:
+        """Leave ``trace.pt`` beside the first weights of a run, if its model can be traced at all."""
+        path = self._checkpoints(name) / "trace.pt"
+        if name in self._traced or path.exists() or not hasattr(run, "architecture"):
+            return
+        self._traced.add(name)
+        new = path.with_name(f".trace.{uuid.uuid4().hex}.tmp")
+        try:
+            with files.new_file(new, like=self._base.path) as (descriptor, _):
+                _save_trace(run.model, run.architecture, new)
+                files.sync_file(descriptor)
+                files.rename(new, path)
+        except Exception:
+            # A model that cannot be traced trains as well as any other: its weights are stored already.
+            logger.info("The model of run %s cannot be traced; its weights are stored.", name, exc_info=True)
+
+
+@dataclass
+class _History:
+    """What a run's stream says: the fold of its events.
+
+    Attributes:
+        stored: The present weights, by iteration.
+        best: The present choices, by dataset and criterion.
+        iterations: Every iteration that ever had weights.
+        choices: Every dataset and criterion that ever had a choice.
+    """
+
+    stored: dict[int, WeightsStored] = field(default_factory=dict)
+    best: dict[tuple[str, str], int] = field(default_factory=dict)
+    iterations: set[int] = field(default_factory=set)
+    choices: set[tuple[str, str]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, events: Iterable[RecordedEvent]) -> _History:
+        """The fold of these events."""
+        history = cls()
+        for recorded in events:
+            match EVENT_TYPES.decode(recorded):
+                case WeightsStored() as stored:
+                    history.stored[stored.iteration] = stored
+                    history.iterations.add(stored.iteration)
+                case WeightsRemoved(iteration=iteration):
+                    history.stored.pop(iteration, None)
+                    history.best = {key: best for key, best in history.best.items() if best != iteration}
+                case BestWeightsChosen(dataset=dataset, criterion=criterion, iteration=iteration):
+                    history.best[dataset, criterion] = iteration
+                    history.choices.add((dataset, criterion))
+        return history
+
+
+def _stream(name: str) -> str:
+    return f"weights/{name}"
+
+
+def _missing(name: str, iteration: int | str, history: _History) -> WeightsMissingError:
+    latest = f"its latest are those of iteration {max(history.stored)}" if history.stored else "it has none"
+    return WeightsMissingError(f"run {name!r} has no weights of iteration {iteration}: {latest}")
+
+
+def _iteration(iteration: int) -> int:
+    number = operator.index(iteration)
+    if number < 0:
+        raise ValueError(f"iteration {number} is impossible: iterations count from 0")
+    return number
+
+
+def _dataset_name(dataset: Any) -> str:
+    """A dataset is known by its name, whichever way it is given; anything else by its text."""
+    name = dataset if isinstance(dataset, str) else getattr(dataset, "name", None)
+    return name if isinstance(name, str) else str(dataset)
+
+
+def _file_name(name: str, *, reserved: frozenset[str] = frozenset()) -> str:
+    """A file name for any text, another one for each; ordinary names stay as they are."""
+    if _PLAIN_NAME.fullmatch(name) and name not in reserved:
+        return name
+    encoded = urllib.parse.quote(name, safe=" !#$&'()*+,;=:@[]")
+    if "%" in encoded and not encoded.startswith("."):
+        return encoded
+    return f"%{ord(encoded[0]):02X}{encoded[1:]}" if encoded else "%"
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _only_logged(what: str, *arguments: Any) -> Iterator[None]:
+    """For derived files: the event stands, so a disk that refuses them is no reason to stop a training."""
+    try:
+        yield
+    except OSError:
+        what %= arguments
+        logger.warning("Left to repair_links(), because the disk refused it: %s", what, exc_info=True)
+
+
+def _plain(value: Any) -> Any:
+    """The same state in containers and numbers that load again without running code."""
+    import numpy as np
+
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, OrderedDict):
+        plain: OrderedDict[Any, Any] = OrderedDict((_plain(key), _plain(item)) for key, item in value.items())
+        # A module's state dict carries the schema versions of its modules here; loading reads them.
+        vars(plain).update(vars(value))
+        return plain
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_plain(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+def _require_loadable(path: Path) -> None:
+    """Refuse, before the event, a file that ``_load`` would refuse after it."""
+    import torch
+
+    unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if unsafe:
+        raise WeightsUnsafeError(
+            f"the state of the model or optimizer holds objects of {', '.join(unsafe)}, which cannot be "
+            "loaded without running code: keep only tensors, numbers, strings, lists, tuples and dicts in it"
+        )
+
+
+class _PickledWeights:
+    """Stands in for DaCapo's class of pickled weights: takes its attributes and runs nothing."""
+
+
+# torch keeps one list of allowed names for the whole process; ours is on it for one load at a time.
+_allowing = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """A forked child must not wait for a thread that it does not have."""
+    global _allowing  # noqa: PLW0603 - a lock cannot be freed for the thread that held it
+    _allowing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _load(file: IO[bytes]) -> Weights:
+    """Unpickle weights, DaCapo's own too, making nothing but tensors and plain containers."""
+    state = _unpickle(file)
+    parts = state if isinstance(state, Mapping) else getattr(state, "__dict__", {})
+    if not {"model", "optimizer"} <= parts.keys():
+        raise WeightsUnsafeError(f"the file {file.name} does not hold weights of model and optimizer")
+    return Weights(parts["model"], parts["optimizer"])
+
+
+def _unpickle(file: IO[bytes]) -> Any:
+    """What the file holds: a mapping or an object that only has attributes."""
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        file.seek(0)
+    except (RuntimeError, EOFError) as error:
+        raise DamagedArtifactError(
+            f"the file {file.name} is not a complete file of torch.save: restore it from a copy"
+        ) from error
+    try:
+        with _allowing, torch.serialization.safe_globals([(_PickledWeights, _UPSTREAM_WEIGHTS)]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsUnsafeError(
+            f"the file {file.name} holds more than tensors and plain containers and was not loaded: "
+            "if you trust it, load it with torch.load(…, weights_only=False) and store its weights anew"
+        ) from error
+
+
+def _save_trace(model: torch.nn.Module, architecture: Any, path: Path) -> None:
+    """Trace the model as it computes in evaluation, on a random input, and save the trace."""
+    import torch
+
+    weight = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    shape = (1, architecture.num_in_channels, *architecture.input_shape)
+    with _undisturbed(model, weight.device), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = torch.rand(shape, dtype=weight.dtype, device=weight.device)
+        # Checking would run the model thrice more, and what it finds would change nothing here.
+        traced = torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path))
+
+
+@contextlib.contextmanager
+def _undisturbed(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Put the model in evaluation; afterwards it and all random numbers are as they were.
+
+    A training must be the same with a trace and without: modes are kept module by module, because
+    some may be frozen; so are buffers, because a forward pass may count in them.
+    """
+    import numpy as np
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state of others
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            for module, _ in modes:
+                module.training = False
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            with torch.no_grad():
+                for module, name, buffer, content in buffers:
+                    setattr(module, name, buffer.copy_(content))
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002 - the state of others
