@@ -45,7 +45,7 @@ from eventstore.model import (
     StreamAppend,
     Verdict,
 )
-from eventstore.schema import EncodedEvent, encode_event, envelope_schema, record_batch, recorded_events
+from eventstore.schema import EncodedEvent, clocks, encode_event, envelope_schema, record_batch, recorded_events
 from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
 from eventstore.storage.protocol import Storage, StoredBatch
 
@@ -338,9 +338,8 @@ class EventLog:
             if place == len(self._commit_clocks):
                 return self._next_position
             first = self._commit_positions[place]
-        clocks = next(self._adapter().read(first, first + 1)).batch.column("recorded_at").cast(pa.int64())
-        later = pc.index(pc.greater(clocks, moment), True).as_py()
-        return int(first + later)
+        stored = next(self._adapter().read(first, first + 1))
+        return next(position for position, clock in enumerate(clocks(stored.batch), first) if clock > moment)
 
     def follow(
         self, from_position: int = 0, *, timeout: float | None = None, stop: Stop | None = None
@@ -412,7 +411,7 @@ class EventLog:
         streams = stored.batch.column("stream").to_pylist()
         for position, stream in enumerate(streams, stored.first_position):
             self._streams.setdefault(stream, array("Q")).append(position)
-        clock = pc.max(stored.batch.column("recorded_at").cast(pa.int64())).as_py()
+        clock = max(clocks(stored.batch))
         self._commit_positions.append(stored.first_position)
         self._commit_clocks.append(max(clock, self._commit_clocks[-1]) if self._commit_clocks else clock)
         self._chain = stored.chain

@@ -164,7 +164,7 @@ def record_batch(
         [
             pa.array(range(first_position, first_position + count), pa.uint64()),
             pa.array([event.event_id.bytes for event in events], pa.binary(16)),
-            pa.array([event.recorded_at for event in events], pa.int64()).cast(_FIELDS[2].type),
+            pa.array([event.recorded_at for event in events], _FIELDS[2].type),
             pa.array([event.stream for event in events], pa.string()),
             pa.array(stream_versions, pa.uint64()),
             pa.array([event.type for event in events], pa.string()),
@@ -179,6 +179,8 @@ def record_batch(
 
 
 def _lists(arrays: Sequence[Any], item_type: pa.DataType) -> pa.ListArray:
+    if all(array is None for array in arrays):
+        return pa.nulls(len(arrays), pa.list_(item_type))
     offsets: list[int | None] = []
     end = 0
     for array in arrays:
@@ -189,9 +191,15 @@ def _lists(arrays: Sequence[Any], item_type: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array([*offsets, end], pa.int32()), items)
 
 
+def clocks(batch: pa.RecordBatch) -> list[int]:
+    """The events' clocks, in microseconds since 1970, UTC."""
+    times: list[int] = batch.column("recorded_at").view(pa.int64()).to_pylist()
+    return times
+
+
 def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
     """For each event of a batch: its position, its stream version and its content digest."""
-    times = batch.column("recorded_at").cast(pa.int64())
+    times = clocks(batch)
     columns = [
         batch.column(name).to_pylist()
         for name in ("position", "stream_version", "event_id", "stream", "type", "schema_version", "data", "metadata")
@@ -201,7 +209,7 @@ def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
     ):
         digest = log_format.content_digest(
             event_id=event_id,
-            recorded_at=times[row].as_py(),
+            recorded_at=times[row],
             stream=stream,
             event_type=kind,
             schema_version=schema_version,
@@ -216,7 +224,7 @@ def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
 def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
     """The events of a batch, in order."""
     index, values = batch.column("index"), batch.column("values")
-    times = batch.column("recorded_at").cast(pa.int64()).to_pylist()
+    times = clocks(batch)
     names = ("position", "event_id", "stream", "stream_version", "type", "schema_version", "data", "metadata")
     columns = [batch.column(name).to_pylist() for name in names]
     for row, (position, event_id, stream, version, kind, schema_version, data, metadata) in enumerate(
