@@ -128,12 +128,14 @@ class Base:
         Args:
             stream: The stream to decide on.
             decision: Gets the stream's events, gives those to append; none means there is nothing
-                to do. It may be called several times and may raise to end the matter.
+                to do, and that what it saw is durable when this returns. It may be called several
+                times and may raise to end the matter.
         """
         while True:
             known = list(self.log.read_stream(stream))
             events = decision(known)
             if not events:
+                self.log.sync()
                 return None
             expected = known[-1].stream_version if known else NO_STREAM
             try:

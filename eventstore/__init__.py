@@ -34,6 +34,7 @@ from eventstore.model import (
     Verdict,
 )
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning
+from eventstore.storage.local.verify import verify_log
 
 __all__ = [
     "ANY",
@@ -64,4 +65,5 @@ __all__ = [
     "WriteRefusedError",
     "derived_id",
     "uuid7",
+    "verify_log",
 ]

@@ -93,14 +93,15 @@ class WriteRefusedError(EventStoreError, OSError):
 class StorageError(EventStoreError, OSError):
     """A sync failed: whether the last commits are on the disk is unknown.
 
-    They are not acknowledged. Open the log again and look before repeating the append.
+    They are not acknowledged. The log goes on: the next append first writes them anew, elsewhere.
+    Look what is there before repeating this one.
     """
 
 
 class DamagedLogError(EventStoreError):
     """Bytes that must be right are wrong; reading stops in front of them.
 
-    Run ``EventLog.verify()`` for the whole list and restore the file from a copy.
+    Run ``eventstore.verify_log(path)`` for the whole list and restore the file from a copy.
 
     Attributes:
         path: The damaged file.

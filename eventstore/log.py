@@ -16,6 +16,7 @@ import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +30,12 @@ from eventstore import format as log_format
 from eventstore.errors import (
     DamagedLogError,
     DuplicateEventError,
+    EventStoreError,
     ExpectedVersionError,
     InvalidEventError,
     LogClosedError,
+    ReadOnlyLogError,
+    StorageError,
 )
 from eventstore.follow import Stop, follow
 from eventstore.model import (
@@ -52,6 +56,8 @@ from eventstore.storage.protocol import Storage, StoredBatch
 Durability = Literal["commit", "os"]
 
 _NEAR_POSITIONS = 64
+_JOINED_COMMITS = 1024
+_JOINED_BYTES = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _open_logs: weakref.WeakSet[EventLog] = weakref.WeakSet()
 
@@ -105,9 +111,9 @@ class EventLog:
         folder = Path(path).expanduser().absolute()
         log = cls(LocalStorage(folder, read_only=read_only, segment_bytes_max=segment_bytes_max))
         if not read_only:
-            with log._turn():
-                log._catch_up()
-            log._adapter().sync(log._next_position)
+            # A disk that takes no writes can still be read; the next append says what is wrong.
+            with contextlib.suppress(StorageError, ReadOnlyLogError):
+                log.sync()
         return log
 
     # --- writing
@@ -173,6 +179,22 @@ class EventLog:
             self._adapter().sync(commit.next_position)
         return commit
 
+    def sync(self) -> None:
+        """Return once everything that was committed before this call is durable.
+
+        Decisions that write nothing because of what others wrote call this before they return.
+
+        Raises:
+            StorageError: The disk did not confirm it.
+            ReadOnlyLogError: An earlier sync failed, and the disk takes no writes to make up for it.
+        """
+        with self._turn():
+            self._catch_up()
+        storage = self._adapter()
+        if storage.durable_position < self._next_position:
+            storage.recover()
+            storage.sync(self._next_position)
+
     def _check_parts(self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent]) -> None:
         streams = [part.stream for part in appends]
         if not encoded:
@@ -218,7 +240,7 @@ class EventLog:
         batch = record_batch(self._schema, encoded, first_position=first_position, stream_versions=versions)
         if not self._adapter().put(batch, first_position=first_position, chain=chain):
             return None
-        self._fold(StoredBatch(first_position, batch, chain))
+        self._fold(StoredBatch(first_position, batch, chain, stored_bytes=0))
         ids = tuple(event.event_id for event in encoded)
         return Commit(first_position, self._next_position, last_versions, ids)
 
@@ -360,16 +382,20 @@ class EventLog:
     def _batches(
         self, start: int, stop: int, stream: str | None, types: Collection[str] | None
     ) -> Iterator[pa.RecordBatch]:
+        for batch in _joined(self._parts(start, stop)):
+            wanted = batch
+            if stream is not None:
+                wanted = wanted.filter(pc.equal(wanted.column("stream"), stream))
+            if types is not None:
+                wanted = wanted.filter(pc.is_in(wanted.column("type"), pa.array(list(types), pa.string())))
+            if wanted.num_rows:
+                yield wanted
+
+    def _parts(self, start: int, stop: int) -> Iterator[StoredBatch]:
         if start >= stop:
             return
         for stored in self._adapter().read(start, stop):
-            batch = _part(stored, start, stop)
-            if stream is not None:
-                batch = batch.filter(pc.equal(batch.column("stream"), stream))
-            if types is not None:
-                batch = batch.filter(pc.is_in(batch.column("type"), pa.array(list(types), pa.string())))
-            if batch.num_rows:
-                yield batch
+            yield replace(stored, batch=_part(stored, start, stop))
             if stored.next_position < stop:
                 self._adapter()  # closed meanwhile: say so; forked meanwhile: open anew
 
@@ -473,6 +499,31 @@ def _part(stored: StoredBatch, start: int, stop: int) -> pa.RecordBatch:
     """The rows of a batch whose positions are in [start, stop)."""
     first = max(start - stored.first_position, 0)
     return stored.batch.slice(first, min(stop, stored.next_position) - stored.first_position - first)
+
+
+def _joined(parts: Iterator[StoredBatch]) -> Iterator[pa.RecordBatch]:
+    """Many small commits as fewer batches: what follows costs as much for a row as for a thousand."""
+    waiting: list[pa.RecordBatch] = []
+    waiting_bytes = 0
+    try:
+        for part in parts:
+            waiting.append(part.batch)
+            waiting_bytes += part.stored_bytes
+            if len(waiting) == _JOINED_COMMITS or waiting_bytes >= _JOINED_BYTES:
+                yield from _one_batch(waiting)
+                waiting, waiting_bytes = [], 0
+    except EventStoreError:
+        # What came before the damage, or before the log was closed, is given first.
+        yield from _one_batch(waiting)
+        raise
+    yield from _one_batch(waiting)
+
+
+def _one_batch(parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    if len(parts) < 2:  # noqa: PLR2004 - one is there already
+        return parts
+    batches: list[pa.RecordBatch] = pa.Table.from_batches(parts).combine_chunks().to_batches()
+    return batches
 
 
 def _same_event(recorded: RecordedEvent, event: EncodedEvent) -> bool:

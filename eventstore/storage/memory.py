@@ -49,11 +49,14 @@ class MemoryStorage:
         """Keep a commit, if the log ends where it begins."""
         if first_position != self.durable_position:
             return False
-        self._batches.append(StoredBatch(first_position, batch, chain))
+        self._batches.append(StoredBatch(first_position, batch, chain, stored_bytes=batch.nbytes))
         return True
 
     def sync(self, next_position: int) -> None:
         """Nothing to do."""
+
+    def recover(self) -> None:
+        """Nothing to make up for."""
 
     def verify(self) -> Verdict:
         """Compute the chain again and compare it."""
@@ -63,7 +66,7 @@ class MemoryStorage:
                 chain = log_format.next_chain(chain, position=position, stream_version=version, content=content)
             if chain != kept.chain:
                 findings.append(Finding("damage", "memory", None, kept.first_position, "the chain does not hold"))
-        size = sum(kept.batch.nbytes for kept in self._batches)
+        size = sum(kept.stored_bytes for kept in self._batches)
         return Verdict(self.durable_position, len(self._batches), size, chain.hex(), tuple(findings))
 
     def after_fork(self) -> None:

@@ -26,11 +26,13 @@ class StoredBatch:
         first_position: The position of the batch's first event.
         batch: The events, in the envelope's schema.
         chain: The chain's value behind the last of them.
+        stored_bytes: How much room they take where they are kept.
     """
 
     first_position: int
     batch: pa.RecordBatch
     chain: bytes
+    stored_bytes: int
 
     @property
     def next_position(self) -> int:
@@ -79,7 +81,14 @@ class Storage(Protocol):
         """Return once everything below ``next_position`` is durable.
 
         Raises:
-            StorageError: It cannot be known whether it is.
+            StorageError: It cannot be known whether it is; ``recover`` before trying again.
+        """
+
+    def recover(self) -> None:
+        """Make up for an earlier sync that failed, if one has, so that ``sync`` can be true again.
+
+        Raises:
+            ReadOnlyLogError: It cannot be done; what was durable before is safe.
         """
 
     def verify(self) -> Verdict:

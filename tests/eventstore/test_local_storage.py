@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -316,3 +318,101 @@ def test_a_network_file_system_warns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(storage, "network_file_system", lambda _: "nfs4")
     with pytest.warns(NetworkFileSystemWarning, match="nfs4"):
         EventLog.open(tmp_path / "remote").close()
+
+
+def test_threads_that_share_a_failed_sync_all_hear_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's commit is acknowledged by a later sync of the same pages, which would be a lie."""
+    with EventLog.open(tmp_path) as log:
+        append(log)
+        entered, outcomes = threading.Barrier(3), list[str]()
+
+        def fails_once(descriptor: int) -> None:
+            with suppress(threading.BrokenBarrierError):
+                entered.wait(0.5)
+            if not failed.is_set():
+                failed.set()
+                raise OSError(errno.EIO, "Input/output error")
+            synced_later.append(os.fstat(descriptor).st_ino)
+            os.fdatasync(descriptor)
+
+        def write(number: int) -> None:
+            try:
+                log.append(f"stream-{number}", [Event("Happened", {"number": number})])
+                outcomes.append("acknowledged")
+            except StorageError:
+                outcomes.append("refused")
+
+        failed, synced_later = threading.Event(), list[int]()
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync_data", fails_once)
+            writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+        assert outcomes.count("refused") >= 1
+        assert log.durable_position >= 1 + outcomes.count("acknowledged")
+        assert segments(tmp_path)[0].stat().st_ino not in synced_later
+
+
+def test_opening_after_a_failed_sync_makes_up_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The opener does not count as durable what no good sync covered: it writes it anew first."""
+    with EventLog.open(tmp_path) as log:
+        append(log)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync_data", failing_sync)
+            with pytest.raises(StorageError):
+                append(log)
+        assert log.durable_position == 1
+    with EventLog.open(tmp_path) as log:
+        assert log.durable_position == log.next_position == 2
+    assert len(segments(tmp_path)) == 2
+
+
+def test_a_log_whose_disk_takes_no_writes_opens_for_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there can be read; appending says what is wrong."""
+    with EventLog.open(tmp_path) as log:
+        append(log)
+    monkeypatch.setattr(files, "sync_data", failing_sync)
+    monkeypatch.setattr(files, "sync_file", failing_sync)
+    with EventLog.open(tmp_path) as log:
+        assert numbers(log) == [0]
+        with pytest.raises((StorageError, ReadOnlyLogError)):
+            append(log)
+
+
+def test_syncing_covers_what_others_wrote(tmp_path: Path) -> None:
+    """A decision that writes nothing can still promise that what it saw is durable."""
+    with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
+        log.append("s", [Event("Happened", {"number": 0})], durability="os")
+        assert other.next_position == 1
+        assert other.durable_position == 0
+        other.sync()
+        assert other.durable_position == 1
+
+
+def test_a_full_disk_while_rolling_is_a_refused_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making the next segment fails as writing a commit does: nothing written, the log goes on."""
+    with EventLog.open(tmp_path, segment_bytes_max=1500) as log:
+        append(log, 2)
+
+        def full(*_: object) -> NoReturn:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write", full)
+            with pytest.raises(WriteRefusedError, match="make room"):
+                append(log)
+        append(log)
+        assert log.next_position == 3
+        assert log.verify().findings == ()
+
+
+def test_a_reader_notices_that_the_lock_file_was_replaced(tmp_path: Path) -> None:
+    """It would not hear of new segments from a file that nobody writes any more."""
+    with EventLog.open(tmp_path, segment_bytes_max=1500) as log, EventLog.open(tmp_path) as reader:
+        append(log)
+        assert reader.next_position == 1
+        (tmp_path / "lock").unlink()
+        append(log, 5)
+        assert reader.next_position == 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventstore import DamagedLogError, Event, EventLog, LogNotFoundError
-from eventstore.storage.local.verify import verify_directory
+from eventstore.storage.local.verify import verify_log
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "format-1"
 
@@ -33,7 +33,7 @@ def test_every_changed_byte_is_noticed(copy: Path, segment: int, step: int) -> N
     data = path.read_bytes()
     for offset in range(0, len(data), step):
         path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :])
-        assert verify_directory(copy).findings, f"byte {offset}"
+        assert verify_log(copy).findings, f"byte {offset}"
         assert read_all(copy) in [*prefixes, None], f"byte {offset}"
 
 
@@ -62,7 +62,7 @@ def test_damage_in_one_segment_does_not_hide_damage_in_the_next(copy: Path) -> N
         data = bytearray(path.read_bytes())
         data[-20] ^= 1
         path.write_bytes(data)
-    verdict = verify_directory(copy)
+    verdict = verify_log(copy)
     assert not verdict.ok
     assert {finding.path for finding in verdict.findings} == {path.name for path in copy.glob("*.arrows")}
     assert all(finding.offset is not None for finding in verdict.findings)
@@ -80,7 +80,7 @@ def test_a_frame_of_other_events_does_not_pass(tmp_path: Path) -> None:
     frame_bytes = (len(data) - data.index(b"\xff\xff\xff\xff", 8)) // 3
     middle = len(data) - 2 * frame_bytes
     one.write_bytes(data[:middle] + theirs[middle : middle + frame_bytes] + data[middle + frame_bytes :])
-    findings = verify_directory(tmp_path / "one").findings
+    findings = verify_log(tmp_path / "one").findings
     assert "the chain of hashes does not hold" in [finding.message for finding in findings]
 
 
@@ -88,14 +88,14 @@ def test_a_torn_tail_is_no_damage(copy: Path) -> None:
     """It is named as what it is, and the verdict stays good."""
     path = sorted(copy.glob("*.arrows"))[-1]
     path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff")
-    verdict = verify_directory(copy)
+    verdict = verify_log(copy)
     assert verdict.ok
     assert [finding.severity for finding in verdict.findings] == ["torn"]
 
 
 def test_the_verdict_counts_and_vouches(copy: Path) -> None:
     """Events, segments, bytes, and the chain value of the whole history."""
-    verdict = verify_directory(copy)
+    verdict = verify_log(copy)
     with EventLog.open(copy) as log:
         assert verdict.chain == log.chain.hex()
     assert (verdict.events, verdict.segments) == (4, 2)
@@ -105,4 +105,4 @@ def test_the_verdict_counts_and_vouches(copy: Path) -> None:
 def test_no_log_is_said(tmp_path: Path) -> None:
     """An empty folder is no clean log."""
     with pytest.raises(LogNotFoundError):
-        verify_directory(tmp_path)
+        verify_log(tmp_path)

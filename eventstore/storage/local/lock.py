@@ -59,14 +59,21 @@ class Lock:
 
     def _acquire(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        while os.fstat(self._descriptor).st_nlink == 0:
-            # Somebody deleted the file: whoever opens it now locks another one.
-            os.close(self._descriptor)
-            self._descriptor = self._open()
+        while self._replaced():
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def _replaced(self) -> bool:
+        """Open the new file if somebody deleted the one that is open: others lock and write a new one."""
+        if os.fstat(self._descriptor).st_nlink:
+            return False
+        os.close(self._descriptor)
+        self._descriptor = self._open()
+        return True
 
     def state(self) -> tuple[int, int | None]:
         """The directory generation, and the synced position at which a sync failed, if one has."""
+        if self._depth == 0:
+            self._replaced()
         data = os.pread(self._descriptor, _STATE.size, 0)
         if len(data) < _STATE.size:
             return 0, None

@@ -44,8 +44,8 @@ def damage(segment: Segment, offset: int, flaw: Flaw) -> DamagedLogError:
     """The error for a flaw that is damage."""
     return DamagedLogError(
         f"{segment.path} is damaged at byte {offset}: {flaw.value}. Events from position "
-        f"{segment.next_position} on cannot be read. Run verify() for the whole list and restore the "
-        "file from a copy",
+        f"{segment.next_position} on cannot be read. eventstore.verify_log lists all damage; "
+        "restore the file from a copy",
         path=str(segment.path),
         offset=offset,
         position=segment.next_position,

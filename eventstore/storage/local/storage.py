@@ -39,7 +39,7 @@ from eventstore.storage.local.filesystem import NetworkFileSystemWarning, networ
 from eventstore.storage.local.lock import Lock
 from eventstore.storage.local.recovery import damage, settle_tail
 from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment
-from eventstore.storage.local.verify import verify_directory
+from eventstore.storage.local.verify import verify_log
 from eventstore.storage.protocol import StoredBatch
 
 SEGMENT_BYTES_MAX = 64 << 20
@@ -153,6 +153,7 @@ class LocalStorage:
     def sync(self, next_position: int) -> None:
         """See ``Storage.sync``. Threads that wait at the same time share one sync."""
         while self.durable_position < next_position:
+            self._refuse_after_failed_sync(next_position)
             with self._syncing:
                 if self._sync_running:
                     self._syncing.wait()
@@ -165,9 +166,19 @@ class LocalStorage:
                     self._sync_running = False
                     self._syncing.notify_all()
 
+    def recover(self) -> None:
+        """See ``Storage.recover``."""
+        if self._lock is None or self._lock.state()[1] is None:
+            return
+        with self._lock.hold(), self._state:
+            failed_at = self._lock.state()[1]
+            if failed_at is not None:
+                self._notice_new_segments()
+                self._salvage(failed_at)
+
     def verify(self) -> Verdict:
         """See ``Storage.verify``."""
-        return verify_directory(self.directory)
+        return verify_log(self.directory)
 
     def after_fork(self) -> None:
         """Close the inherited descriptors, which leaves the parent's lock alone."""
@@ -365,6 +376,12 @@ class LocalStorage:
         # A crash in between leaves it odd: everybody lists the folder each time until the next writer.
         try:
             folder.create_segment(self.directory, name, content)
+        except OSError as error:
+            raise WriteRefusedError(
+                f"the segment {name.text} could not be made in {self.directory}: {error}. Nothing was written; "
+                "make room and repeat the call",
+                path=str(self.directory / name.text),
+            ) from error
         finally:
             self._lock.write_state(generation=odd + 1, failed_at=failed_at)
 
@@ -382,6 +399,17 @@ class LocalStorage:
             os.close(descriptor)
         with self._state:
             self._synced = max(self._synced, written)
+
+    def _refuse_after_failed_sync(self, next_position: int) -> None:
+        """Threads that waited for a sync that failed, here or in another process, must not be told otherwise."""
+        failed_at = None if self._lock is None else self._lock.state()[1]
+        if failed_at is not None and next_position > failed_at:
+            raise StorageError(
+                f"an earlier sync of the log in {self.directory} failed: whether events from position {failed_at} "
+                "on survive a power cut is unknown, and they are not acknowledged. Look what is there before "
+                "repeating the call",
+                path=str(self.directory),
+            )
 
     def _sync_descriptor(self, descriptor: int, segment: Segment) -> None:
         try:
@@ -415,7 +443,7 @@ def _nearest_folder(path: Path) -> Path:
 def _stored_batch(segment: Segment, frame: Frame) -> StoredBatch:
     message = pa.ipc.read_message(pa.py_buffer(frame.data))
     batch = pa.ipc.read_record_batch(message, segment.schema)
-    return StoredBatch(frame.seal.first_position, batch, frame.seal.chain)
+    return StoredBatch(frame.seal.first_position, batch, frame.seal.chain, frame.seal.frame_bytes)
 
 
 def _segment_bytes(name: SegmentName, schema: pa.Schema, chain: bytes, kept: list[Frame]) -> bytes:

@@ -7,6 +7,7 @@ stopping at the first. Behind a damaged frame it goes on with the next segment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,12 +39,16 @@ class _Walk:
     good_chain: bytes = b""
 
 
-def verify_directory(directory: Path) -> Verdict:
-    """Check the log in ``directory``.
+def verify_log(path: str | os.PathLike[str]) -> Verdict:
+    """Check the log in a folder; also one that is too damaged to open.
+
+    Args:
+        path: The log's folder, e.g. ``<base>/events``.
 
     Raises:
         LogNotFoundError: There is none.
     """
+    directory = Path(path)
     names = segment_names(directory) if directory.is_dir() else []
     if not names:
         raise LogNotFoundError(f"there is no log in {directory}", path=str(directory))

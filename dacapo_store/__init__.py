@@ -1,0 +1,121 @@
+"""DaCapo's stores over an append-only event log: configs, stats and scores, weights, arrays.
+
+Start with ``create_config_store``, ``create_stats_store``, ``create_weights_store`` and
+``create_array_store``, or with the store classes and a path.
+
+Every public name can be imported from here and is loaded when it is first used: importing this
+package loads neither torch nor zarr nor DuckDB, nor anything else that takes time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dacapo_store import converter
+    from dacapo_store.array_store import (
+        ArrayStore,
+        LocalArrayIdentifier,
+        LocalArrayStore,
+        LocalContainerIdentifier,
+    )
+    from dacapo_store.base import Base
+    from dacapo_store.config_store import ConfigStore, DuplicateNameError, FileConfigStore
+    from dacapo_store.converter import ConversionError, TypeNameError, UnknownTypeError
+    from dacapo_store.create_store import (
+        create_array_store,
+        create_config_store,
+        create_stats_store,
+        create_weights_store,
+    )
+    from dacapo_store.errors import (
+        ConfigMissingError,
+        DaCapoStoreError,
+        DamagedArtifactError,
+        MissingError,
+        WeightsMissingError,
+    )
+    from dacapo_store.options import Options
+    from dacapo_store.provenance import set_actor
+    from dacapo_store.stats_store import FileStatsStore, StatsStore
+    from dacapo_store.training_stats import TrainingIterationStats, TrainingStats
+    from dacapo_store.validation_scores import ValidationIterationScores, ValidationScores
+    from dacapo_store.weights_store import LocalWeightsStore, Weights, WeightsStore, WeightsUnsafeError
+
+__all__ = [
+    "ArrayStore",
+    "Base",
+    "ConfigMissingError",
+    "ConfigStore",
+    "ConversionError",
+    "DaCapoStoreError",
+    "DamagedArtifactError",
+    "DuplicateNameError",
+    "FileConfigStore",
+    "FileStatsStore",
+    "LocalArrayIdentifier",
+    "LocalArrayStore",
+    "LocalContainerIdentifier",
+    "LocalWeightsStore",
+    "MissingError",
+    "Options",
+    "StatsStore",
+    "TrainingIterationStats",
+    "TrainingStats",
+    "TypeNameError",
+    "UnknownTypeError",
+    "ValidationIterationScores",
+    "ValidationScores",
+    "Weights",
+    "WeightsMissingError",
+    "WeightsStore",
+    "WeightsUnsafeError",
+    "converter",
+    "create_array_store",
+    "create_config_store",
+    "create_stats_store",
+    "create_weights_store",
+    "set_actor",
+]
+
+_NAMES_BY_MODULE = {
+    "array_store": ("ArrayStore", "LocalArrayIdentifier", "LocalArrayStore", "LocalContainerIdentifier"),
+    "base": ("Base",),
+    "config_store": ("ConfigStore", "DuplicateNameError", "FileConfigStore"),
+    "converter": ("ConversionError", "TypeNameError", "UnknownTypeError"),
+    "create_store": (
+        "create_array_store",
+        "create_config_store",
+        "create_stats_store",
+        "create_weights_store",
+    ),
+    "errors": (
+        "ConfigMissingError",
+        "DaCapoStoreError",
+        "DamagedArtifactError",
+        "MissingError",
+        "WeightsMissingError",
+    ),
+    "options": ("Options",),
+    "provenance": ("set_actor",),
+    "stats_store": ("FileStatsStore", "StatsStore"),
+    "training_stats": ("TrainingIterationStats", "TrainingStats"),
+    "validation_scores": ("ValidationIterationScores", "ValidationScores"),
+    "weights_store": ("LocalWeightsStore", "Weights", "WeightsStore", "WeightsUnsafeError"),
+}
+_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "converter":
+        return importlib.import_module("dacapo_store.converter")
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"dacapo_store.{_MODULES[name]}"), name)
+        globals()[name] = value  # the next use finds it without coming here
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

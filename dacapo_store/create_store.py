@@ -1,0 +1,117 @@
+"""The four stores that the options ask for, as DaCapo makes them.
+
+Options are read again on each call, like DaCapo's, unless they are given. A relative base directory
+is resolved when the store is made: a later change of the working directory moves no history.
+
+The names of the store classes can be imported from here, as from DaCapo's module of this name;
+they are loaded on first use, so that a program that keeps no weights never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from dacapo_store.options import KNOWN_STORE_TYPES, Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dacapo_store.array_store import ArrayStore, LocalArrayStore
+    from dacapo_store.config_store import ConfigStore, FileConfigStore
+    from dacapo_store.stats_store import FileStatsStore, StatsStore
+    from dacapo_store.weights_store import LocalWeightsStore, WeightsStore
+
+__all__ = [
+    "FileConfigStore",
+    "FileStatsStore",
+    "LocalArrayStore",
+    "LocalWeightsStore",
+    "create_array_store",
+    "create_config_store",
+    "create_stats_store",
+    "create_weights_store",
+]
+
+_MODULES: Final = {
+    "FileConfigStore": "dacapo_store.config_store",
+    "FileStatsStore": "dacapo_store.stats_store",
+    "LocalArrayStore": "dacapo_store.array_store",
+    "LocalWeightsStore": "dacapo_store.weights_store",
+}
+
+
+def create_config_store(options: Options | None = None) -> ConfigStore:
+    """Make the config store that the options ask for.
+
+    Args:
+        options: Where and how to store; None reads ``dacapo.yaml``.
+
+    Raises:
+        ValueError: The options' ``type`` is not one that is known here; the text lists those.
+    """
+    base = _base_directory(options)
+    from dacapo_store.config_store import FileConfigStore
+
+    return FileConfigStore(base / "configs")
+
+
+def create_stats_store(options: Options | None = None) -> StatsStore:
+    """Make the stats store that the options ask for.
+
+    Args:
+        options: Where and how to store; None reads ``dacapo.yaml``.
+
+    Raises:
+        ValueError: The options' ``type`` is not one that is known here; the text lists those.
+    """
+    base = _base_directory(options)
+    from dacapo_store.stats_store import FileStatsStore
+
+    return FileStatsStore(base / "stats")
+
+
+def create_weights_store(options: Options | None = None) -> WeightsStore:
+    """Make the weights store that the options ask for.
+
+    Args:
+        options: Where and how to store; None reads ``dacapo.yaml``.
+
+    Raises:
+        ValueError: The options' ``type`` is not one that is known here; the text lists those.
+    """
+    base = _base_directory(options)
+    from dacapo_store.weights_store import LocalWeightsStore
+
+    return LocalWeightsStore(base)
+
+
+def create_array_store(options: Options | None = None) -> ArrayStore:
+    """Make the array store that the options ask for.
+
+    Args:
+        options: Where and how to store; None reads ``dacapo.yaml``.
+
+    Raises:
+        ValueError: The options' ``type`` is not one that is known here; the text lists those.
+    """
+    base = _base_directory(options)
+    from dacapo_store.array_store import LocalArrayStore
+
+    return LocalArrayStore(base)
+
+
+def _base_directory(options: Options | None) -> Path:
+    options = Options.instance() if options is None else options
+    if options.type == "files":
+        return options.base_path
+    known = f"this version knows {', '.join(map(repr, KNOWN_STORE_TYPES))}"
+    if options.type == "mongo":
+        raise ValueError(f"store type 'mongo' is DaCapo's and not available here yet; {known}")
+    raise ValueError(f"unknown store type {options.type!r}; {known}")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

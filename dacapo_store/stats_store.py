@@ -1,0 +1,345 @@
+"""Training stats and validation scores of runs: DaCapo's stats store over the log.
+
+Owns the way of a store call: fold what is new of the run's stream, decide by the rule of
+``history``, append with the stream version that was decided on, and decide anew when another
+process was faster. Whatever is retrieved is asked of the SQL views.
+
+A call writes what is new and reads what is new: the folds of the last few runs are kept, and as
+they are immutable values over an append-only stream, threads and forked children may share them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from dacapo_store.base import Base
+from dacapo_store.history import TRAINING, VALIDATION, History, Kind, Rows, deleting, folded, storing
+from dacapo_store.names import run_name_of
+from dacapo_store.rows import Scalar, Scores, Structure, TrainingRows, ValidationRows
+from dacapo_store.scalars import as_iteration, describe
+from dacapo_store.store_paths import absolute_path, base_path
+from dacapo_store.training_stats import TrainingStats, as_training_stats
+from dacapo_store.validation_scores import (
+    ValidationIterationScores,
+    flatten_scores,
+    score_names,
+    unflatten_scores,
+)
+from eventstore import NO_STREAM, ExpectedVersionError
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy.typing as npt
+    from upath import UPath
+
+    from eventstore import Event
+
+R = TypeVar("R", bound=Rows)
+
+SUBSAMPLE_POINTS_MAX: Final = 1000
+"""How many points ``subsample`` leaves at most."""
+
+_FOLDS_KEPT_MAX: Final = 8
+
+_STATS: Final = """
+    SELECT iteration, loss, time FROM training_stats_at($position) WHERE run = $run
+    ORDER BY position, ordinal"""
+
+_OTHER_SCALARS: Final = """
+    SELECT DISTINCT name FROM training_scalars_at($position)
+    WHERE run = $run AND name NOT IN ('loss', 'time') ORDER BY name"""
+
+_SCALAR: Final = """
+    SELECT value FROM training_stats_at($position) AS stats LEFT JOIN (
+        SELECT position, ordinal, value FROM training_scalars_at($position) WHERE run = $run AND name = $name
+    ) USING (position, ordinal)
+    WHERE stats.run = $run ORDER BY position, ordinal"""
+
+_SCORES: Final = """
+    SELECT iteration, lengths, scores FROM validation_iterations
+    WHERE run = $run AND iteration % $interval = 0 ORDER BY position, ordinal"""
+
+
+class StatsStore(ABC):
+    """Keeps what training and validation measured, run by run.
+
+    A run is given by its name or as an object that has a ``name``. Names need not have been stored
+    as configs.
+
+    The rule of storing, for stats and scores alike, with X given and S stored; *ends* and *begins*
+    mean the greatest and the least iteration. X empty: nothing happens. X ends before S ends: X
+    replaces S. Otherwise what S has below X's begin stays, and X follows. What leaves the view by
+    this stays in the history.
+    """
+
+    @abstractmethod
+    def store_training_stats(self, run_name: Any, stats: Any) -> None:
+        """Store the training stats of a run, all of them or only the new ones.
+
+        Once this returns they are durable. What is stored already is not written again, so a
+        trainer may pass its whole list after each iteration. Any number of processes may store
+        at once.
+
+        Args:
+            run_name: The run.
+            stats: A ``TrainingStats``, DaCapo's own, or a list of iteration stats.
+
+        Raises:
+            ValueError: The name is empty, or the stats cannot be stored; the text says why.
+            TypeError: ``stats`` is none of what is accepted.
+        """
+
+    @abstractmethod
+    def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> TrainingStats:  # noqa: FBT001, FBT002 - DaCapo's signature
+        """The training stats of a run, in the order in which they were given.
+
+        Args:
+            run_name: The run. One that is unknown has empty stats.
+            subsample: Leave at most 1,000 points, evenly by iteration, the last among them.
+
+        Raises:
+            ValueError: The name is empty.
+        """
+
+    @abstractmethod
+    def store_validation_iteration_scores(self, run_name: Any, scores: Any) -> None:
+        """Store the validation scores of a run, all of them or only the new ones.
+
+        As ``store_training_stats``. Names of datasets, parameters and criteria are recorded with
+        the scores they came with; scores that differ in nothing else are not written again.
+
+        Args:
+            run_name: The run.
+            scores: A ``ValidationScores``, DaCapo's own, or a list of iteration scores.
+
+        Raises:
+            ValueError: The name is empty, or the scores cannot be stored; the text says why.
+            TypeError: ``scores`` is none of what is accepted.
+        """
+
+    @abstractmethod
+    def retrieve_validation_iteration_scores(
+        self,
+        run_name: Any,
+        subsample: bool = False,  # noqa: FBT001, FBT002 - DaCapo's signature
+        validation_interval: int | None = None,
+    ) -> list[ValidationIterationScores]:
+        """The validation scores of a run, in the order in which they were given.
+
+        Args:
+            run_name: The run. One that is unknown has none.
+            subsample: Leave at most 1,000 points, evenly by iteration, the last among them.
+            validation_interval: Keep only iterations that are multiples of this, before
+                subsampling.
+
+        Raises:
+            ValueError: The name is empty, or the interval is less than 1.
+        """
+
+    @abstractmethod
+    def delete_training_stats(self, run_name: Any) -> None:
+        """Take a run's training stats out of view; what was there stays in the history.
+
+        Raises:
+            ValueError: The name is empty. A run without stats is no error.
+        """
+
+    @abstractmethod
+    def delete_validation_scores(self, run_name: Any) -> None:
+        """Take a run's validation scores out of view; what was there stays in the history.
+
+        Raises:
+            ValueError: The name is empty. A run without scores is no error.
+        """
+
+
+class FileStatsStore(StatsStore):
+    """The stats store of a base directory.
+
+    Making one is cheap: all stores of a base share one open log.
+
+    Args:
+        path: ``<base>/stats``, or any other directory, which is then a base of its own.
+        read_only: Open the base without writing to it, not even a lock.
+
+    Attributes:
+        path: The absolute path; with ``training_stats`` and ``validation_scores`` below it these
+            are names that DaCapo knows. The stats themselves lie in the log.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        self.path: UPath = absolute_path(path)
+        self._base = Base.at(base_path(self.path, "stats"), read_only=read_only)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def training_stats(self) -> UPath:
+        """What DaCapo calls the place of the training stats."""
+        return self.path / "training_stats"
+
+    @property
+    def validation_scores(self) -> UPath:
+        """What DaCapo calls the place of the validation scores."""
+        return self.path / "validation_scores"
+
+    def store_training_stats(self, run_name: Any, stats: Any) -> None:
+        """Store the training stats of a run; see ``StatsStore``."""
+        run, given = run_name_of(run_name), _training_rows(as_training_stats(stats))
+        self._decide(TRAINING, run, lambda history: storing(TRAINING, run, history, given))
+
+    def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> TrainingStats:  # noqa: FBT001, FBT002 - DaCapo's signature
+        """The training stats of a run; see ``StatsStore``."""
+        table = self._training_table(run_name_of(run_name))
+        iterations = table.pop("iteration")
+        shown = subsampled(iterations) if subsample else slice(None)
+        return TrainingStats.from_columns(
+            iterations[shown], {name: values[shown] for name, values in table.items()}
+        )
+
+    def store_validation_iteration_scores(self, run_name: Any, scores: Any) -> None:
+        """Store the validation scores of a run; see ``StatsStore``."""
+        run, given = run_name_of(run_name), _validation_rows(scores)
+        self._decide(VALIDATION, run, lambda history: storing(VALIDATION, run, history, given))
+
+    def retrieve_validation_iteration_scores(
+        self,
+        run_name: Any,
+        subsample: bool = False,  # noqa: FBT001, FBT002 - DaCapo's signature
+        validation_interval: int | None = None,
+    ) -> list[ValidationIterationScores]:
+        """The validation scores of a run; see ``StatsStore``."""
+        run = run_name_of(run_name)
+        if validation_interval is not None and validation_interval < 1:
+            raise ValueError(f"validation_interval is 1 or more, or None for all, not {validation_interval}")
+        parameters = {"run": run, "interval": 1 if validation_interval is None else validation_interval}
+        rows = self._base.query(_SCORES, parameters).fetchall()
+        if subsample:
+            rows = [rows[place] for place in subsampled([iteration for iteration, *_ in rows])]
+        return [
+            ValidationIterationScores(iteration, unflatten_scores(lengths, values))
+            for iteration, lengths, values in rows
+        ]
+
+    def delete_training_stats(self, run_name: Any) -> None:
+        """Take a run's training stats out of view; see ``StatsStore``."""
+        run = run_name_of(run_name)
+        self._decide(TRAINING, run, lambda history: deleting(TRAINING, run, history))
+
+    def delete_validation_scores(self, run_name: Any) -> None:
+        """Take a run's validation scores out of view; see ``StatsStore``."""
+        run = run_name_of(run_name)
+        self._decide(VALIDATION, run, lambda history: deleting(VALIDATION, run, history))
+
+    def _training_table(self, run: str) -> dict[str, npt.NDArray[Any]]:
+        """The run's ``iteration`` and its scalars; a masked element is one that a row does not have."""
+        # There are several queries and one state: another process may store between them.
+        as_of = {"position": self._base.views.catch_up(), "run": run}
+        table: dict[str, npt.NDArray[Any]] = self._base.query(_STATS, as_of).fetchnumpy()
+        for (name,) in self._base.query(_OTHER_SCALARS, as_of).fetchall():
+            table[name] = self._base.query(_SCALAR, {**as_of, "name": name}).fetchnumpy()["value"]
+        return table
+
+    def _decide(self, kind: Kind[R], run: str, decision: Callable[[History[R]], list[Event]]) -> None:
+        """Append what is decided on the run's history, and decide anew if that has moved on."""
+        while True:
+            history = self._history(kind, run)
+            events = decision(history)
+            if not events:
+                self._base.log.sync()
+                return
+            expected = history.events - 1 if history.events else NO_STREAM
+            try:
+                self._base.append(kind.stream(run), events, expected=expected)
+            except ExpectedVersionError:
+                continue
+            return
+
+    def _history(self, kind: Kind[R], run: str) -> History[R]:
+        """The run's history as of now; only what came since the last call is read."""
+        log, stream = self._base.log, kind.stream(run)
+        # The path as well: a copy of a base has the log id of the original.
+        key = (self._base.path, log.log_id, stream)
+        known: History[R] = _recent.get(key) or kind.unwritten()
+        if known.events > (log.stream_version(stream) or 0) + 1:
+            known = kind.unwritten()
+        history = folded(known, log.read_stream(stream, from_version=known.events))
+        _recent.put(key, history)
+        return history
+
+
+_Key = tuple[Path, bytes, str]
+
+
+class _RecentFolds:
+    """The last few histories that this process folded, of whatever base.
+
+    The dict is replaced and never changed, so that threads need no lock here, and a fork in the
+    middle of a call cannot leave one locked.
+    """
+
+    def __init__(self) -> None:
+        self._folds: dict[_Key, History[Any]] = {}
+
+    def get(self, key: _Key) -> History[Any] | None:
+        return self._folds.get(key)
+
+    def put(self, key: _Key, history: History[Any]) -> None:
+        others = [(other, fold) for other, fold in self._folds.items() if other != key]
+        self._folds = dict([*others, (key, history)][-_FOLDS_KEPT_MAX:])
+
+
+_recent = _RecentFolds()
+
+
+def _training_rows(stats: TrainingStats) -> TrainingRows:
+    return TrainingRows(
+        stats.iterations,
+        {name: Scalar.of(stats.column(name), stats.present(name)) for name in stats.columns},
+    )
+
+
+def _validation_rows(scores: Any) -> ValidationRows:
+    names = tuple(tuple(part) for part in score_names(scores))
+    rows = getattr(scores, "scores", scores)
+    if not isinstance(rows, Iterable) or isinstance(rows, str | bytes):
+        raise TypeError(f"expected validation scores or a list of iteration scores, not {describe(scores)}")
+    return ValidationRows.of_pairs(_validation_row(row, *names) for row in rows)
+
+
+def _validation_row(row: Any, *names: tuple[str, ...]) -> tuple[int, Scores]:
+    if not hasattr(row, "iteration") or not hasattr(row, "scores"):
+        raise TypeError(f"expected the scores of an iteration, with both as attributes, not {describe(row)}")
+    lengths, values = flatten_scores(row.scores)
+    structure = Structure(tuple(map(tuple, lengths)), *names)
+    iteration = as_iteration(row.iteration, where="validation scores")
+    return iteration, Scores(structure, np.array(values, np.float64).tobytes())
+
+
+def subsampled(iterations: npt.ArrayLike) -> list[int]:
+    """Which of these points to show: all if they are few, else evenly by iteration.
+
+    The axis is cut into equal steps, multiples of the distance that the points keep themselves
+    where they keep one, and each step is shown by its first point; the last point is shown, too.
+    As long as the step is the same, a growing run shows the same points.
+
+    Returns:
+        The places of at most ``SUBSAMPLE_POINTS_MAX`` points, in their order.
+    """
+    points = np.asarray(iterations, dtype=np.int64)
+    if len(points) <= SUBSAMPLE_POINTS_MAX:
+        return list(range(len(points)))
+    first, last = int(points.min()), int(points.max())
+    spacing = max(int(np.gcd.reduce(points - first)), 1)
+    # A span of s steps touches at most s + 2 of them, and the last point may come on top.
+    step = -(-(last - first) // (SUBSAMPLE_POINTS_MAX - 3))
+    step = max(-(-step // spacing) * spacing, 1)
+    _, places = np.unique(points // step, return_index=True)
+    return sorted({*places.tolist(), len(points) - 1 - int(points[::-1].argmax())})
