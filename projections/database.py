@@ -1,0 +1,95 @@
+"""The in-memory DuckDB that holds the read models: opening it, transactions, cursors, forks.
+
+DuckDB runs inside trainers here, so it gets few threads and little memory, loads nothing from the
+network, and never mistakes a Python variable for a table. What does not fit into its memory goes to
+a folder below the system's temporary one, which DuckDB makes when it needs it and removes at close.
+
+A forked child must not touch an inherited DuckDB: its threads exist in the parent only, and already
+a destructor that waits for them crashes or hangs. So the child gives every inherited connection one
+reference that is never returned, and opens a database of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_connections: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+
+
+class Database:
+    """One in-memory DuckDB with the schemas of ``projection``; a connection for writing, cursors for reading.
+
+    Args:
+        threads: How many threads a statement may use.
+        memory_limit: How much memory DuckDB may use, e.g. ``"1GB"``, before it turns to the disk.
+    """
+
+    def __init__(self, *, threads: int, memory_limit: str) -> None:
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": threads,
+                "memory_limit": memory_limit,
+                "temp_directory": str(Path(tempfile.gettempdir(), f"projections-{uuid.uuid4().hex}")),
+                "python_enable_replacements": False,
+                "autoinstall_known_extensions": False,
+            },
+        )
+        _connections.add(self._connection)
+        self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._connection.execute("CREATE SCHEMA tail")
+        self._connection.execute("CREATE SCHEMA history")
+
+    @contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The writing connection, for one thread at a time: all that is done with it, or nothing."""
+        self._connection.begin()
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._connection.commit()
+
+    @contextmanager
+    def batch(self, events: pa.Table) -> Iterator[None]:
+        """Events as the relation ``batch`` of the writing connection, without a copy."""
+        self._connection.register("batch", events)
+        try:
+            yield
+        finally:
+            self._connection.unregister("batch")
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same data, for one query of one thread."""
+        cursor = self._connection.cursor()
+        _connections.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        """Close it and its cursors: the memory is freed, and results not yet read are gone."""
+        self._connection.close()
+
+
+def _keep_inherited_connections() -> None:
+    # A reference from a module would be returned when the interpreter of the child ends, and the
+    # destructor would run after all.
+    for connection in _connections:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    _connections.clear()
+
+
+os.register_at_fork(after_in_child=_keep_inherited_connections)

@@ -1,0 +1,167 @@
+"""What a read model is: tables that only grow, steps that fill them, views on top.
+
+A projection is a pure function from events to rows, written in SQL over whole batches. Three
+schemas keep it apart from where the rows happen to lie:
+
+- ``tail.<table>`` is where the rows of newly applied events go; only INSERT touches it.
+- ``history.<table>`` is every row there is. Views, and steps that must know earlier rows, read it
+  and nothing else, so that a snapshot file may hold the older part of it.
+- ``main`` holds what people use: for each view ``x`` the view itself and the macro ``x_at(as_of)``.
+
+Each row carries the position of the event that made it. What ends a row's life is a row as well, so
+the state as of N is the same query over the rows with ``position < N``.
+"""
+
+# ruff: noqa: S608 - the SQL is put together from constants of this package, never from input
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import duckdb
+
+POSITION_MAX = 2**64 - 1
+"""The greatest ``UBIGINT``: the present view is the state as of it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """An append-only table of a read model.
+
+    Attributes:
+        name: Its name within ``tail`` and ``history``.
+        columns: The SQL type of each column, with ``NOT NULL`` where an absence is a malformed event.
+        key: The columns that tell its rows apart; rows in this order make up the digest.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    key: tuple[str, ...] = ("position",)
+
+
+@dataclass(frozen=True)
+class View:
+    """A public view and its macro for the past.
+
+    Attributes:
+        name: The view's name; its macro is ``<name>_at``.
+        query: A SELECT over ``history.<table>`` and macros of earlier views, in which ``as_of``
+            stands for the position: it must see nothing of the events from there on.
+    """
+
+    name: str
+    query: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One INSERT of a fold.
+
+    It is skipped where a batch holds nothing for it: planning it costs more than running it on a few
+    events.
+
+    Attributes:
+        event_types: The event types that it reads from ``batch``; empty for all of them.
+        statement: The INSERT into ``tail``.
+    """
+
+    event_types: frozenset[str]
+    statement: str
+
+    def concerns(self, event_types: frozenset[str]) -> bool:
+        """Whether a batch with events of these types holds anything for this step."""
+        return not self.event_types or not self.event_types.isdisjoint(event_types)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One read model: a pure function from events to rows, and the views on these rows.
+
+    Attributes:
+        name: The read model's name, in digests, checkpoints and errors.
+        tables: Its tables; the digest covers them all.
+        steps: INSERTs from the relation ``batch``, which has the envelope's columns, run in this
+            order. They skip what they do not know (other types, newer schema versions) and fail on
+            what they know and cannot read. How events are cut into batches must not show in the rows.
+        views: Its public views, each on the tables and on the views before it.
+    """
+
+    name: str
+    tables: tuple[Table, ...]
+    steps: tuple[Step, ...]
+    views: tuple[View, ...]
+
+    def apply(self, connection: duckdb.DuckDBPyConnection, event_types: frozenset[str]) -> None:
+        """Fold the events of the relation ``batch`` into this read model.
+
+        The runner calls this inside the transaction that also advances the checkpoint, so each
+        event counts exactly once and a failure leaves neither behind. Any exception stops this
+        projection at its checkpoint; the others go on.
+
+        The result depends on the events alone: no clock, no randomness, no other read model.
+
+        Args:
+            connection: A connection in a transaction, on which ``batch`` is registered.
+            event_types: The types of the events in it.
+
+        Raises:
+            duckdb.Error: An event of a known type and version is malformed.
+        """
+        for step in self.steps:
+            if step.concerns(event_types):
+                connection.execute(step.statement)
+
+    def table_definitions(self) -> list[str]:
+        """The DDL of the tables, and of the whole history of each."""
+        return [text for table in self.tables for text in _table_definition(table)]
+
+    def view_definitions(self) -> list[str]:
+        """The DDL of the views and macros."""
+        return [text for view in self.views for text in _view_definition(view)]
+
+    def view_removals(self) -> list[str]:
+        """The DDL that takes them away."""
+        return [text for view in self.views for text in _view_removal(view)]
+
+
+def step(statement: str, *event_types: str) -> Step:
+    """A step for events of these types; for all events where none is named."""
+    return Step(frozenset(event_types), statement)
+
+
+def fields(event_type: str, structure: str, *, extra: str = "") -> str:
+    """A subquery of the events of one type with their data as one struct, ``fields``.
+
+    The data are parsed once an event, strictly: a field that is missing, or cannot be cast, fails the
+    statement. A field that is null passes, and is left to the NOT NULL of the column it goes to.
+
+    Args:
+        event_type: The type to take, in its first schema version.
+        structure: The fields' names and SQL types, as ``json_transform`` takes them.
+        extra: Further columns of the envelope, each with a comma in front.
+    """
+    return f"""
+        SELECT position{extra}, json_transform_strict(data, '{structure}') AS fields
+        FROM batch WHERE type = '{event_type}' AND schema_version = 1"""
+
+
+def _table_definition(table: Table) -> list[str]:
+    columns = ", ".join(f'"{name}" {sql_type}' for name, sql_type in table.columns.items())
+    return [
+        f"CREATE TABLE tail.{table.name} ({columns})",
+        # A snapshot's rows join in here, and nowhere else: UNION ALL of its table and the tail's.
+        f"CREATE VIEW history.{table.name} AS FROM tail.{table.name}",
+    ]
+
+
+def _view_definition(view: View) -> list[str]:
+    return [
+        f"CREATE MACRO main.{view.name}_at(as_of) AS TABLE {view.query}",
+        f"CREATE VIEW main.{view.name} AS FROM main.{view.name}_at({POSITION_MAX}::UBIGINT)",
+    ]
+
+
+def _view_removal(view: View) -> list[str]:
+    return [f"DROP VIEW main.{view.name}", f"DROP MACRO TABLE main.{view.name}_at"]

@@ -1,0 +1,142 @@
+"""The read model of training: ``training_stats`` (wide) and ``training_scalars`` (long).
+
+``training_stats`` has one row an iteration with the two scalars that every trainer has, loss and
+time; ``training_scalars`` has one row for each scalar that an iteration has, those two included.
+``ordinal`` is the row's place in its event, the same in both, so ``ORDER BY position, ordinal`` is
+the order in which the rows were given and ``(position, ordinal)`` brings a row's scalars together.
+
+Loss and time lie in the wide table only and other scalars in the long one only: each number once,
+and a curve is a scan of two columns. A null item of ``values`` is an absent scalar: NULL in the wide
+view, no row in the long one. NaN, -0.0 and repeated iterations stay as they were given.
+
+An event whose ``values`` do not fit its ``index`` and columns, or that names a column twice, is
+malformed and stops this read model.
+"""
+
+# ruff: noqa: S608 - the SQL is put together from constants of this package, never from input
+from __future__ import annotations
+
+from projections.epochs import IS_LIVE, epoch_steps, epoch_tables, lives_as_of
+from projections.projection import Projection, Table, View, fields, step
+
+_FIELDS = '{"run":"VARCHAR","epoch":"BIGINT","columns":["VARCHAR"]}'
+
+# The check hangs on a column that every statement uses, not in a WHERE, whose conditions DuckDB may
+# take in any order: it must see events of this type only.
+_RECORDED = f"""
+    SELECT position, index, values, rows, run, columns,
+        CASE
+            WHEN len(list_distinct(columns)) IS DISTINCT FROM len(columns)
+                THEN error('a column is named twice, or is null')
+            WHEN coalesce(len(values), 0) IS DISTINCT FROM rows * len(columns)
+                THEN error('values do not hold one number for each of index and columns')
+            ELSE epoch
+        END AS epoch
+    FROM (
+        SELECT position, index, values, coalesce(len(index), 0) AS rows,
+            fields.run AS run, fields.epoch AS epoch, fields.columns AS columns
+        FROM ({fields("TrainingStatsRecorded", _FIELDS, extra=", index, values")})
+    )"""
+
+
+def _column(place: str) -> str:
+    """The numbers of the column at a place (from 1) of ``columns``; NULL where the place is."""
+    return f"values[({place} - 1) * rows + 1 : {place} * rows]"
+
+
+_ROWS = f"""
+    INSERT INTO tail.training_rows
+    SELECT life, iteration, loss, time, position, ordinal
+    FROM (
+        SELECT life, position, unnest(range(rows)) AS ordinal, unnest(index) AS iteration,
+            unnest({_column("loss_place")}) AS loss, unnest({_column("time_place")}) AS time
+        FROM (
+            SELECT *,
+                list_position(columns, 'loss') AS loss_place, list_position(columns, 'time') AS time_place
+            FROM ({_RECORDED})
+        ) AS recorded JOIN history.training_lives AS lives USING (run, epoch)
+    )"""
+
+# All lists of an event are unnested side by side, once: a list that stood beside an unnested one would
+# be copied for each of its rows. Where loss and time are all there is, there is nothing to unnest.
+_OTHER_SCALARS = f"""
+    INSERT INTO tail.training_other_scalars
+    SELECT life, iteration, columns[place // rows + 1] AS name, value, position, place % rows AS ordinal
+    FROM (
+        SELECT life, position, rows, columns, unnest(CASE WHEN has_others THEN values END) AS value,
+            unnest(CASE WHEN has_others THEN range(len(values)) END) AS place,
+            unnest(CASE WHEN has_others THEN flatten(list_transform(columns, lambda name: index)) END)
+                AS iteration
+        FROM (
+            SELECT *, len(list_filter(columns, lambda name: name NOT IN ('loss', 'time'))) > 0 AS has_others
+            FROM ({_RECORDED})
+        ) AS recorded JOIN history.training_lives AS lives USING (run, epoch)
+    )
+    WHERE value IS NOT NULL AND name NOT IN ('loss', 'time')"""
+
+_LIVES = lives_as_of("training")
+
+_SCALARS = f"""
+    SELECT run, iteration, name, value, epoch, position, ordinal
+    FROM (
+        SELECT life, iteration, 'loss' AS name, loss AS value, position, ordinal FROM history.training_rows
+        WHERE loss IS NOT NULL
+        UNION ALL
+        SELECT life, iteration, 'time' AS name, time AS value, position, ordinal FROM history.training_rows
+        WHERE time IS NOT NULL
+        UNION ALL
+        SELECT life, iteration, name, value, position, ordinal FROM history.training_other_scalars
+    ) JOIN ({_LIVES}) USING (life)
+    WHERE {IS_LIVE}"""
+
+TRAINING_STATS = Projection(
+    name="training_stats",
+    tables=(
+        *epoch_tables("training"),
+        Table(
+            "training_rows",
+            {
+                "life": "UBIGINT NOT NULL",
+                "iteration": "BIGINT NOT NULL",
+                "loss": "DOUBLE",
+                "time": "DOUBLE",
+                "position": "UBIGINT NOT NULL",
+                "ordinal": "BIGINT NOT NULL",
+            },
+            key=("position", "ordinal"),
+        ),
+        Table(
+            "training_other_scalars",
+            {
+                "life": "UBIGINT NOT NULL",
+                "iteration": "BIGINT NOT NULL",
+                "name": "VARCHAR NOT NULL",
+                "value": "DOUBLE NOT NULL",
+                "position": "UBIGINT NOT NULL",
+                "ordinal": "BIGINT NOT NULL",
+            },
+            key=("position", "ordinal", "name"),
+        ),
+    ),
+    steps=(
+        *epoch_steps(
+            "training",
+            recorded_type="TrainingStatsRecorded",
+            recorded=_RECORDED,
+            begun_type="TrainingEpochBegun",
+            deleted_type="TrainingStatsDeleted",
+        ),
+        step(_ROWS, "TrainingStatsRecorded"),
+        step(_OTHER_SCALARS, "TrainingStatsRecorded"),
+    ),
+    views=(
+        View(
+            "training_stats",
+            f"""
+            SELECT run, iteration, loss, time, epoch, position, ordinal
+            FROM history.training_rows JOIN ({_LIVES}) USING (life)
+            WHERE {IS_LIVE}""",
+        ),
+        View("training_scalars", _SCALARS),
+    ),
+)

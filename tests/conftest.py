@@ -1,0 +1,37 @@
+"""What all tests share: hypothesis profiles, and a home of its own for every test.
+
+Profiles: ``dev`` (the default) is quick, ``ci`` looks harder and prints how to repeat a failure,
+``nightly`` takes its time. Choose with ``HYPOTHESIS_PROFILE``; under ``CI`` it is ``ci``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# No deadlines: how long an example takes says something about the machine, not about the code.
+# Stateful and file tests are slow by nature, and fixtures such as tmp_path are made once a test.
+_CALM = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+settings.register_profile("dev", deadline=None, max_examples=50, suppress_health_check=_CALM)
+settings.register_profile("ci", deadline=None, max_examples=100, suppress_health_check=_CALM, print_blob=True)
+settings.register_profile(
+    "nightly", deadline=None, max_examples=5000, suppress_health_check=_CALM, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _no_options_from_outside(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No ``dacapo.yaml`` of the person who runs the tests decides where a store writes."""
+    home: Path = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("DACAPO_OPTIONS_FILE", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)

@@ -1,0 +1,134 @@
+"""The two promises of every read model, over generated histories.
+
+The state as of N is the fold of the first N events, whatever came later; and how the events were
+cut into batches shows nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from projections import PROJECTIONS, ReadModels
+from projections.testing import GivenEvent, ListedLog, event
+
+VIEWS = [view.name for projection in PROJECTIONS for view in projection.views]
+
+_runs = st.sampled_from(["a", "b"])
+_iterations = st.integers(0, 4)
+_epochs = st.integers(0, 3)
+_numbers = st.one_of(st.none(), st.floats(width=64), st.sampled_from([float("nan"), -0.0, 0.1, 5e-324]))
+_names = st.lists(st.sampled_from(["x", "y", "it's", 'a "b"']), max_size=2)
+
+
+def _event(event_type: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[GivenEvent]:
+    return st.fixed_dictionaries(fields).map(lambda data: event(event_type, data))
+
+
+@st.composite
+def _training_stats(draw: st.DrawFn) -> GivenEvent:
+    columns = draw(st.lists(st.sampled_from(["loss", "time", "lr", "accuracy"]), unique=True))
+    index = draw(st.lists(_iterations, max_size=4))
+    count = len(index) * len(columns)
+    return event(
+        "TrainingStatsRecorded",
+        {"run": draw(_runs), "epoch": draw(_epochs), "columns": columns},
+        index=index,
+        values=draw(st.lists(_numbers, min_size=count, max_size=count)),
+    )
+
+
+@st.composite
+def _validation_scores(draw: st.DrawFn) -> GivenEvent:
+    lengths = draw(st.lists(st.lists(st.integers(0, 2), max_size=2), max_size=2))
+    index = draw(st.lists(_iterations, max_size=3))
+    count = len(index) * sum(map(sum, lengths))
+    return event(
+        "ValidationScoresRecorded",
+        {
+            "run": draw(_runs),
+            "epoch": draw(_epochs),
+            "datasets": draw(_names),
+            "parameters": draw(_names),
+            "criteria": draw(_names),
+            "lengths": lengths,
+        },
+        index=index,
+        values=draw(st.lists(_numbers, min_size=count, max_size=count)) or None,
+    )
+
+
+_configs = {"kind": st.sampled_from(["runs", "arrays"]), "name": _runs}
+_weights = {"run": _runs, "iteration": st.integers(0, 1)}
+_begun = {"run": _runs, "epoch": _epochs, "keeps_below": _iterations}
+_deleted = {"run": _runs, "epoch": _epochs}
+
+_events = st.one_of(
+    _training_stats(),
+    _validation_scores(),
+    _event("ConfigStored", **_configs, document=st.sampled_from([None, 1, {"a": [1.5]}])),
+    _event("ConfigDeleted", **_configs),
+    _event("TrainingEpochBegun", **_begun),
+    _event("ValidationEpochBegun", **_begun),
+    _event("TrainingStatsDeleted", **_deleted),
+    _event("ValidationScoresDeleted", **_deleted),
+    _event(
+        "WeightsStored",
+        **_weights,
+        path=st.just("p"),
+        bytes=st.integers(0, 9),
+        chunk_bytes=st.just(1),
+        digest=st.just("d"),
+    ),
+    _event("WeightsRemoved", **_weights),
+    _event("BestWeightsChosen", **_weights, dataset=st.sampled_from(["d", "e"]), criterion=st.just("c")),
+    _event(
+        "ArrayRemoved",
+        container=st.just("c"),
+        dataset=st.just("d"),
+        shape=st.none() | st.just([1, 2]),
+        dtype=st.none() | st.just("uint8"),
+        chunks=st.none() | st.just([1, 1]),
+        bytes=st.just(3),
+        listing=st.just([["f", 3]]),
+        listing_digest=st.just("l"),
+    ),
+    st.sampled_from(
+        [
+            event("SomethingElse", {"run": "a"}, index=[1], values=[2.0]),
+            event("TrainingStatsRecorded", {"new": "shape"}, index=[1], schema_version=2),
+        ]
+    ),
+)
+_histories = st.lists(_events, max_size=10)
+
+
+def _contents(read_models: ReadModels, *, as_of: int | None = None) -> dict[str, list[str]]:
+    # repr tells NaN, -0.0 and None apart, and makes NaN equal to itself.
+    suffix = "" if as_of is None else f"_at({as_of})"
+    return {
+        view: sorted(map(repr, read_models.query(f"SELECT * FROM {view}{suffix}").fetchall()))  # noqa: S608
+        for view in VIEWS
+    }
+
+
+@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=list(HealthCheck))
+@given(_histories, st.integers(0, 10), st.integers(1, 3))
+def test_the_past_is_what_was_seen_then_and_batches_show_nowhere(
+    history: list[GivenEvent], cut: int, batch_events: int
+) -> None:
+    """Every ``x_at(n)`` is what ``x`` showed when there were n events, also to who reads all at once."""
+    log = ListedLog(history[:cut], batch_events=batch_events)
+    follower = ReadModels(log, threads=1)
+    then = _contents(follower)
+    for given_event in history[cut:]:
+        log.append(given_event)
+        follower.catch_up()
+    newcomer = ReadModels(ListedLog(history), threads=1)
+
+    assert _contents(newcomer, as_of=cut) == then
+    assert follower.digests() == newcomer.digests()
+    assert _contents(follower) == _contents(newcomer)
+    assert not newcomer.stopped
