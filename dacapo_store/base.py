@@ -70,20 +70,17 @@ class Base:
         resolved = Path(path).expanduser().resolve()
         with _bases_lock:
             base = _bases.get((resolved, read_only))
-            if base is None or not base._is_alive():
+            # Somebody may have deleted the directory under this process.
+            if base is None or not (resolved / "events").is_dir():
                 base = _bases[resolved, read_only] = cls(resolved, read_only=read_only)
             return base
-
-    def _is_alive(self) -> bool:
-        """False once somebody deleted the directory under this process."""
-        return (self.path / "events").is_dir()
 
     @property
     def views(self) -> ReadModels:
         """The read models over this base's log."""
         with self._views_lock:
             if self._views is None:
-                from projections import ReadModels  # noqa: PLC0415 - only a process that reads loads DuckDB
+                from projections import ReadModels
 
                 self._views = ReadModels(self.log)
             return self._views

@@ -21,8 +21,11 @@ EVENT_TYPES = EventTypes()
 
 @EVENT_TYPES.register("ConfigStored")
 class ConfigStored(msgspec.Struct, frozen=True):
-    """A config got this document. ``kind`` is ``runs``, ``tasks``, ``architectures``,
-    ``trainers``, ``datasplits``, ``datasets`` or ``arrays``."""
+    """A config got this document.
+
+    ``kind`` is ``runs``, ``tasks``, ``architectures``, ``trainers``, ``datasplits``, ``datasets`` or
+    ``arrays``.
+    """
 
     kind: str
     name: str
@@ -150,5 +153,5 @@ class ArrayRemoved(msgspec.Struct, frozen=True):
     dtype: str | None
     chunks: list[int] | None
     bytes: int
-    listing: list[tuple[str, int]]
+    listing: list[list[str | int]]
     listing_digest: str

@@ -31,7 +31,7 @@ def validate_run_name(name: str) -> str:
     if name in RESERVED_RUN_NAMES:
         raise ValueError(f"a run cannot be called {name!r}: the store keeps a folder of that name for itself")
     if name in (".", "..") or any(character in name for character in "/\\\0"):
-        raise ValueError(f"a run's name becomes a folder, so it holds no separator and is not . or ..: {name!r}")
+        raise ValueError(f"a run's name becomes a folder: no separator in it, and not . or .., as {name!r}")
     if len(name.encode(errors="surrogateescape")) > _NAME_BYTES_MAX:
         raise ValueError(f"a run's name has at most {_NAME_BYTES_MAX} bytes as UTF-8: {name[:40]!r}…")
     return name

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+
 def create(path: Path, *, like: Path) -> int:
     """Create a new file for writing and return its descriptor; its name is not durable yet.
 
@@ -33,7 +34,7 @@ def create(path: Path, *, like: Path) -> int:
 
 def share(descriptor: int, *, like: Path) -> None:
     """Give an open file the group of the folder ``like`` and its read and write bits."""
-    folder = os.stat(like)
+    folder = like.stat()
     with contextlib.suppress(PermissionError):
         if os.fstat(descriptor).st_gid != folder.st_gid:
             os.fchown(descriptor, -1, folder.st_gid)
@@ -48,7 +49,7 @@ def make_directories(path: Path, *, like: Path) -> None:
     if path.is_dir():
         return
     make_directories(path.parent, like=like)
-    folder = os.stat(like)
+    folder = like.stat()
     try:
         path.mkdir()
     except FileExistsError:

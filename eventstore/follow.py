@@ -73,7 +73,7 @@ def _hints(watched: Path | None) -> Iterator[bool]:
         while True:
             time.sleep(_WATCH_MILLISECONDS / 1000)
             yield True
-    import watchfiles  # noqa: PLC0415 - it brings an event loop's library along; few programs follow
+    import watchfiles
 
     changes = watchfiles.watch(
         watched,

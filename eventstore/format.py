@@ -34,8 +34,7 @@ PREFIX_BYTES = _PREFIX.size
 SEAL_BYTES = _SEAL.size
 METADATA_BYTES_MAX = 1 << 24
 
-assert PREFIX_BYTES == 8
-assert SEAL_BYTES == 112
+assert (PREFIX_BYTES, SEAL_BYTES) == (8, 112)
 assert SEAL_BYTES % 8 == 0, "Arrow wants the body at a multiple of eight bytes"
 
 
@@ -135,7 +134,9 @@ def read_seal(data: bytes | memoryview, seal_offset: int) -> Seal | None:
     """The seal that begins at ``seal_offset``, or None when its own checksum does not hold."""
     if len(data) < seal_offset + SEAL_BYTES:
         return None
-    magic, body, first, count, zeros, synced, chain, metadata, crc, digest = _SEAL.unpack_from(data, seal_offset)
+    magic, body, first, count, zeros, synced, chain, metadata, crc, digest = _SEAL.unpack_from(
+        data, seal_offset
+    )
     if magic != MAGIC or crc != zlib.crc32(data[seal_offset : seal_offset + _CRC_OFFSET]):
         return None
     return Seal(body, first, count, zeros, synced, chain, metadata, digest)
@@ -229,7 +230,7 @@ def next_chain(chain: bytes, *, position: int, stream_version: int, content: byt
     return hashlib.sha256(_CHAIN_STEP.pack(chain, position, stream_version, content)).digest()
 
 
-def content_digest(
+def content_digest(  # noqa: PLR0913 - one argument for each field that is hashed
     *,
     event_id: bytes,
     recorded_at: int,

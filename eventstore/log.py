@@ -40,16 +40,22 @@ from eventstore.errors import (
 from eventstore.follow import Stop, follow
 from eventstore.model import (
     ANY,
-    NO_STREAM,
-    STREAM_EXISTS,
     Commit,
     Event,
     ExpectedVersion,
     RecordedEvent,
     StreamAppend,
+    StreamState,
     Verdict,
 )
-from eventstore.schema import EncodedEvent, clocks, encode_event, envelope_schema, record_batch, recorded_events
+from eventstore.schema import (
+    EncodedEvent,
+    clocks,
+    encode_event,
+    envelope_schema,
+    record_batch,
+    recorded_events,
+)
 from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
 from eventstore.storage.protocol import Storage, StoredBatch
 
@@ -88,7 +94,11 @@ class EventLog:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, read_only: bool = False, segment_bytes_max: int = SEGMENT_BYTES_MAX
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
     ) -> Self:
         """Open the log in a folder, or create one there.
 
@@ -151,7 +161,9 @@ class EventLog:
         """
         return self.append_to_streams([StreamAppend(stream, events, expected)], durability=durability)
 
-    def append_to_streams(self, appends: Sequence[StreamAppend], *, durability: Durability = "commit") -> Commit:
+    def append_to_streams(
+        self, appends: Sequence[StreamAppend], *, durability: Durability = "commit"
+    ) -> Commit:
         """Append to several streams as a single commit: all of it or none.
 
         Args:
@@ -166,7 +178,9 @@ class EventLog:
             raise ValueError(f'durability is "commit" or "os", not {durability!r}')
         encoded = [encode_event(part.stream, event) for part in appends for event in part.events]
         self._check_parts(appends, encoded)
-        chosen_ids = [event.event_id for part in appends for event in part.events if event.event_id is not None]
+        chosen_ids = [
+            event.event_id for part in appends for event in part.events if event.event_id is not None
+        ]
         commit = None
         while commit is None:
             with self._turn():
@@ -208,18 +222,17 @@ class EventLog:
             counted = isinstance(version, int) and not isinstance(version, bool) and version >= 0
             if not counted and not isinstance(version, type(ANY)):
                 raise InvalidEventError(
-                    f"expected is ANY, NO_STREAM, STREAM_EXISTS or a stream version from 0 on, not {version!r}"
+                    f"expected is ANY, NO_STREAM, STREAM_EXISTS or a stream version, not {version!r}"
                 )
 
     def _check_expectations(self, appends: Sequence[StreamAppend]) -> None:
         for part in appends:
             positions = self._streams.get(part.stream)
             actual = None if positions is None else len(positions) - 1
-            fits = {ANY: True, NO_STREAM: actual is None, STREAM_EXISTS: actual is not None}
-            if not fits.get(part.expected, part.expected == actual):
+            if not _fits(part.expected, actual):
                 there = "does not exist" if actual is None else f"is at version {actual}"
                 raise ExpectedVersionError(
-                    f"stream {part.stream!r} {there}, where {part.expected!r} was expected; nothing was written",
+                    f"stream {part.stream!r} {there}, not as expected: {part.expected!r}; nothing written",
                     stream=part.stream,
                     expected=part.expected,
                     actual=actual,
@@ -261,7 +274,9 @@ class EventLog:
                 position=position,
             )
         versions = {event.stream: event.stream_version for event in events}
-        return Commit(stored.first_position, stored.next_position, versions, tuple(e.event_id for e in events))
+        return Commit(
+            stored.first_position, stored.next_position, versions, tuple(e.event_id for e in events)
+        )
 
     # --- reading
 
@@ -446,7 +461,9 @@ class EventLog:
     def _index_event_ids(self) -> None:
         for stored in self._adapter().read(self._ids_until):
             ids = stored.batch.column("event_id").to_pylist()
-            self._id_positions.update(zip(ids, range(stored.first_position, stored.next_position), strict=True))
+            self._id_positions.update(
+                zip(ids, range(stored.first_position, stored.next_position), strict=True)
+            )
             self._ids_until = stored.next_position
 
     # --- life
@@ -493,6 +510,17 @@ class EventLog:
                 self._storage.reopen()
                 self._inherited = False
                 self._forget()
+
+
+def _fits(expected: ExpectedVersion, actual: int | None) -> bool:
+    match expected:
+        case StreamState.ANY:
+            return True
+        case StreamState.NO_STREAM:
+            return actual is None
+        case StreamState.STREAM_EXISTS:
+            return actual is not None
+    return expected == actual
 
 
 def _part(stored: StoredBatch, start: int, stop: int) -> pa.RecordBatch:

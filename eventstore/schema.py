@@ -22,6 +22,7 @@ from eventstore.model import Event, RecordedEvent
 
 FORMAT_VERSION = 1
 STREAM_BYTES_MAX = 4096
+SCHEMA_VERSION_MAX = 0xFFFF
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -111,7 +112,16 @@ def encode_event(stream: str, event: Event) -> EncodedEvent:
         values=values,
     )
     return EncodedEvent(
-        event_id, microseconds, stream, event.type, event.schema_version, data, metadata, index, values, digest
+        event_id,
+        microseconds,
+        stream,
+        event.type,
+        event.schema_version,
+        data,
+        metadata,
+        index,
+        values,
+        digest,
     )
 
 
@@ -126,8 +136,10 @@ def _check_names(stream: str, event: Event) -> None:
         if length > STREAM_BYTES_MAX:
             raise InvalidEventError(f"{what} has {length} bytes; at most {STREAM_BYTES_MAX} are allowed")
     version = event.schema_version
-    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= 0xFFFF:
-        raise InvalidEventError(f"schema_version of a {event.type} is 0 to 65535, not {version!r}")
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= SCHEMA_VERSION_MAX:
+        raise InvalidEventError(
+            f"schema_version of a {event.type} is 0 to {SCHEMA_VERSION_MAX}, not {version!r}"
+        )
 
 
 def _bulk_column(name: str, event: Event, column: Any, arrow_type: pa.DataType) -> Any:
@@ -202,7 +214,16 @@ def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
     times = clocks(batch)
     columns = [
         batch.column(name).to_pylist()
-        for name in ("position", "stream_version", "event_id", "stream", "type", "schema_version", "data", "metadata")
+        for name in (
+            "position",
+            "stream_version",
+            "event_id",
+            "stream",
+            "type",
+            "schema_version",
+            "data",
+            "metadata",
+        )
     ]
     for row, (position, version, event_id, stream, kind, schema_version, data, metadata) in enumerate(
         zip(*columns, strict=True)

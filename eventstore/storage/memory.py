@@ -8,13 +8,15 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from eventstore import format as log_format
 from eventstore.model import Finding, Verdict
 from eventstore.schema import content_digests
 from eventstore.storage.protocol import StoredBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class MemoryStorage:
@@ -63,9 +65,13 @@ class MemoryStorage:
         chain, findings = log_format.first_chain(self.log_id), []
         for kept in self._batches:
             for position, version, content in content_digests(kept.batch):
-                chain = log_format.next_chain(chain, position=position, stream_version=version, content=content)
+                chain = log_format.next_chain(
+                    chain, position=position, stream_version=version, content=content
+                )
             if chain != kept.chain:
-                findings.append(Finding("damage", "memory", None, kept.first_position, "the chain does not hold"))
+                findings.append(
+                    Finding("damage", "memory", None, kept.first_position, "the chain does not hold")
+                )
         size = sum(kept.stored_bytes for kept in self._batches)
         return Verdict(self.durable_position, len(self._batches), size, chain.hex(), tuple(findings))
 

@@ -7,7 +7,7 @@ one storage (its files, its recovery) is tested beside it.
 This is a test suite, so it needs pytest, and its checks are plain asserts.
 """
 
-# ruff: noqa: S101, PLR2004, FBT001 - asserts, numbers and flags to expect are what a test is made of
+# ruff: noqa: PLR2004, FBT001 - asserts, numbers and flags to expect are what a test is made of
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def test_replacing_text_leaves_no_temporary_file(tmp_path: Path) -> None:
     for text in ("first", "second"):
         files.replace_text(tmp_path / "note.json", text, like=tmp_path)
     assert (tmp_path / "note.json").read_text() == "second"
-    assert os.listdir(tmp_path) == ["note.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["note.json"]
 
 
 def test_a_failed_replacement_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +36,7 @@ def test_a_failed_replacement_leaves_the_old_text(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space"):
         files.replace_text(tmp_path / "note.json", "new", like=tmp_path)
     assert (tmp_path / "note.json").read_text() == "old"
-    assert os.listdir(tmp_path) == ["note.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["note.json"]
 
 
 def test_directories_take_the_bits_of_the_folder_they_belong_to(tmp_path: Path) -> None:
@@ -52,4 +51,4 @@ def test_directories_take_the_bits_of_the_folder_they_belong_to(tmp_path: Path) 
 def test_unlinking_what_is_gone_is_no_error(tmp_path: Path) -> None:
     """The end state is what counts."""
     files.unlink(tmp_path / "never")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
-import polars
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -22,7 +22,7 @@ def read_with_pyarrow(path: Path) -> list[tuple[int, str]]:
 
 
 def read_with_polars(path: Path) -> list[tuple[int, str]]:
-    table = polars.read_ipc_stream(path, columns=["position", "data"])
+    table = pl.read_ipc_stream(path, columns=["position", "data"])
     return list(zip(table["position"].to_list(), table["data"].to_list(), strict=True))
 
 
@@ -38,7 +38,9 @@ def events(number: int) -> list[Event]:
 
 
 def expected_rows() -> list[tuple[int, str]]:
-    texts = [f'{{"number":{number},"part":{part}}}' for number in range(COMMITS) for part in range(1 + number % 3)]
+    texts = [
+        f'{{"number":{number},"part":{part}}}' for number in range(COMMITS) for part in range(1 + number % 3)
+    ]
     return list(enumerate(texts))
 
 
@@ -71,7 +73,7 @@ def test_beside_a_writer_a_reader_sees_a_committed_prefix_or_raises(tmp_path: Pa
         for path in sorted(tmp_path.glob("*.arrows")):
             try:
                 found = read(path)
-            except (OSError, pa.ArrowInvalid, polars.exceptions.PolarsError):
+            except (OSError, pa.ArrowInvalid, pl.exceptions.PolarsError):
                 continue
             looks += 1
             first = int(path.stem)

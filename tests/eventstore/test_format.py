@@ -14,7 +14,9 @@ SCHEMA = pa.schema([("position", pa.uint64()), ("values", pa.list_(pa.float64())
 
 
 def frame_of(values: list[float], *, offset: int = 0, position: int = 7, synced: int = 5) -> bytes:
-    batch = pa.record_batch([pa.array([position], pa.uint64()), pa.array([values], pa.list_(pa.float64()))], SCHEMA)
+    batch = pa.record_batch(
+        [pa.array([position], pa.uint64()), pa.array([values], pa.list_(pa.float64()))], SCHEMA
+    )
     return log_format.seal_frame(
         batch.serialize().to_pybytes(),
         first_position=position,
@@ -50,7 +52,9 @@ def test_arrow_reads_a_sealed_message() -> None:
 
 def test_unsealing_gives_the_message_that_was_sealed() -> None:
     """Re-sealing for another place begins with the message itself."""
-    message = pa.record_batch([pa.array([1], pa.uint64()), pa.array([[2.0]])], SCHEMA).serialize().to_pybytes()
+    message = (
+        pa.record_batch([pa.array([1], pa.uint64()), pa.array([[2.0]])], SCHEMA).serialize().to_pybytes()
+    )
     frame = log_format.seal_frame(
         message, first_position=1, event_count=1, synced_position=0, chain=b"c" * 32, offset=0
     )
@@ -145,7 +149,9 @@ def test_null_empty_absent_and_zero_differ() -> None:
 def test_a_slice_hashes_like_a_copy(items: list[float | None], start: int, length: int) -> None:
     """Bits and bytes are taken from the slice, not from the array it is a view of."""
     sliced = pa.array(items, pa.float64()).slice(min(start, len(items)), length)
-    assert log_format.numbers_digest(sliced) == log_format.numbers_digest(pa.array(sliced.to_pylist(), pa.float64()))
+    assert log_format.numbers_digest(sliced) == log_format.numbers_digest(
+        pa.array(sliced.to_pylist(), pa.float64())
+    )
 
 
 def test_only_encapsulated_messages_are_sealed() -> None:

@@ -75,7 +75,9 @@ def test_a_reader_written_from_the_document_reads_the_golden_log() -> None:
     """Every seal holds, the chain comes out at each frame, and the last value is verify's."""
     segments = sorted(GOLDEN.glob("*.arrows"))
     schema = pa.ipc.open_stream(segments[0].read_bytes()).schema
-    chain = hashlib.sha256(b"dacapo-store/chain/1\0" + bytes.fromhex(schema.metadata[b"log_id"].decode())).digest()
+    chain = hashlib.sha256(
+        b"dacapo-store/chain/1\0" + bytes.fromhex(schema.metadata[b"log_id"].decode())
+    ).digest()
     position = 0
     for segment in segments:
         assert int(segment.stem) == position

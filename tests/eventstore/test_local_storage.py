@@ -60,7 +60,7 @@ def test_another_process_s_reader_follows_a_roll(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 200, 1000])
 def test_a_short_tail_is_set_aside(tmp_path: Path, kept: int) -> None:
-    """Half a frame at the end goes to quarantine, byte for byte; the log goes on behind the last whole one."""
+    """Half a frame at the end goes to quarantine, byte for byte; the log goes on behind whole ones."""
     with EventLog.open(tmp_path) as log:
         append(log, 3)
         before = segments(tmp_path)[0].stat().st_size
@@ -246,7 +246,9 @@ def test_a_failed_sync_of_a_fresh_segment_makes_its_next_generation(
         assert log.verify().ok
 
 
-def test_where_the_tail_cannot_be_moved_the_log_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_tail_cannot_be_moved_the_log_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says so, in every process, and reads on; it writes again once the disk does."""
     with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
         append(log, 2)
@@ -320,7 +322,9 @@ def test_a_network_file_system_warns(tmp_path: Path, monkeypatch: pytest.MonkeyP
         EventLog.open(tmp_path / "remote").close()
 
 
-def test_threads_that_share_a_failed_sync_all_hear_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_share_a_failed_sync_all_hear_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody's commit is acknowledged by a later sync of the same pages, which would be a lie."""
     with EventLog.open(tmp_path) as log:
         append(log)
@@ -369,7 +373,9 @@ def test_opening_after_a_failed_sync_makes_up_for_it(tmp_path: Path, monkeypatch
     assert len(segments(tmp_path)) == 2
 
 
-def test_a_log_whose_disk_takes_no_writes_opens_for_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_whose_disk_takes_no_writes_opens_for_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is there can be read; appending says what is wrong."""
     with EventLog.open(tmp_path) as log:
         append(log)
@@ -391,7 +397,9 @@ def test_syncing_covers_what_others_wrote(tmp_path: Path) -> None:
         assert other.durable_position == 1
 
 
-def test_a_full_disk_while_rolling_is_a_refused_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_rolling_is_a_refused_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Making the next segment fails as writing a commit does: nothing written, the log goes on."""
     with EventLog.open(tmp_path, segment_bytes_max=1500) as log:
         append(log, 2)

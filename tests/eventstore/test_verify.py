@@ -86,7 +86,7 @@ def test_a_frame_of_other_events_does_not_pass(tmp_path: Path) -> None:
 
 def test_a_torn_tail_is_no_damage(copy: Path) -> None:
     """It is named as what it is, and the verdict stays good."""
-    path = sorted(copy.glob("*.arrows"))[-1]
+    path = max(copy.glob("*.arrows"))
     path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff")
     verdict = verify_log(copy)
     assert verdict.ok

@@ -135,7 +135,9 @@ class Segment:
     def _offset_of(self, position: int) -> int:
         if position >= self.next_position:
             return self.end_offset
-        return self._offsets[bisect_right(self._positions, position) - 1] if self._offsets else self.end_offset
+        return (
+            self._offsets[bisect_right(self._positions, position) - 1] if self._offsets else self.end_offset
+        )
 
     def extend(self, seal: Seal, offset: int) -> None:
         """Take note of a good frame at the end of the verified ones."""

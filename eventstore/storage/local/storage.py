@@ -55,7 +55,9 @@ class LocalStorage:
         segment_bytes_max: A segment that has this many bytes gets no further commit.
     """
 
-    def __init__(self, directory: Path, *, read_only: bool, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
+    def __init__(
+        self, directory: Path, *, read_only: bool, segment_bytes_max: int = SEGMENT_BYTES_MAX
+    ) -> None:
         self.directory = directory
         self.read_only = read_only
         self.watched: Path | None = directory
@@ -96,7 +98,9 @@ class LocalStorage:
             folder.remove_temporaries(self.directory)
             if not folder.segment_names(self.directory):
                 log_id = secrets.token_bytes(16)
-                self._create_segment(SegmentName(0), envelope_schema(log_id), log_format.first_chain(log_id), [])
+                self._create_segment(
+                    SegmentName(0), envelope_schema(log_id), log_format.first_chain(log_id), []
+                )
             self._list_segments()
 
     # --- what the log calls
@@ -129,7 +133,9 @@ class LocalStorage:
     def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
         """See ``Storage.put``; the caller holds ``turn`` and has read everything."""
         if self.read_only:
-            raise ReadOnlyLogError(f"{self.directory} was opened read-only: open it without read_only=True to write")
+            raise ReadOnlyLogError(
+                f"{self.directory} was opened read-only: open it without read_only=True to write"
+            )
         with self._state:
             self._make_room()
             segment = self._segments[-1]
@@ -283,7 +289,9 @@ class LocalStorage:
             generation = -1 if self._lock is None else self._lock.state()[0]
             known = {segment.name: segment for segment in self._segments}
             names = folder.segment_names(self.directory)
-            self._segments = [known.pop(name, None) or Segment(self.directory, name) for name in names]
+            self._segments = [
+                known.pop(name) if name in known else Segment(self.directory, name) for name in names
+            ]
             for segment in (*self._segments[:-1], *known.values()):
                 segment.close()
             self._check_one_log()
@@ -328,7 +336,10 @@ class LocalStorage:
         if failed_at is not None:
             self._salvage(failed_at)
         segment = self._segments[-1]
-        if segment.end_offset >= self._segment_bytes_max and segment.next_position > segment.name.first_position:
+        if (
+            segment.end_offset >= self._segment_bytes_max
+            and segment.next_position > segment.name.first_position
+        ):
             self._roll(segment)
 
     def _roll(self, segment: Segment) -> None:
@@ -357,8 +368,9 @@ class LocalStorage:
             self._create_segment(name, segment.schema, chain, kept)
         except OSError as error:
             raise ReadOnlyLogError(
-                f"a sync of {segment.path} failed, and so did writing its last events to a new file ({error}). "
-                f"The log takes no writes; everything below position {start} is safe. Check the disk"
+                f"a sync of {segment.path} failed, and so did writing its last events to a new file "
+                f"({error}). The log takes no writes; everything below position {start} is safe. Check "
+                "the disk"
             ) from error
         assert self._lock is not None
         self._lock.write_state(generation=self._lock.state()[0], failed_at=None)
@@ -378,8 +390,8 @@ class LocalStorage:
             folder.create_segment(self.directory, name, content)
         except OSError as error:
             raise WriteRefusedError(
-                f"the segment {name.text} could not be made in {self.directory}: {error}. Nothing was written; "
-                "make room and repeat the call",
+                f"the segment {name.text} could not be made in {self.directory}: {error}. Nothing was "
+                "written; make room and repeat the call",
                 path=str(self.directory / name.text),
             ) from error
         finally:
@@ -401,13 +413,13 @@ class LocalStorage:
             self._synced = max(self._synced, written)
 
     def _refuse_after_failed_sync(self, next_position: int) -> None:
-        """Threads that waited for a sync that failed, here or in another process, must not be told otherwise."""
+        """Whoever waited for a sync that failed, here or elsewhere, must not be told otherwise."""
         failed_at = None if self._lock is None else self._lock.state()[1]
         if failed_at is not None and next_position > failed_at:
             raise StorageError(
-                f"an earlier sync of the log in {self.directory} failed: whether events from position {failed_at} "
-                "on survive a power cut is unknown, and they are not acknowledged. Look what is there before "
-                "repeating the call",
+                f"an earlier sync of the log in {self.directory} failed: whether events from position "
+                f"{failed_at} on survive a power cut is unknown, and they are not acknowledged. Look what "
+                "is there before repeating the call",
                 path=str(self.directory),
             )
 

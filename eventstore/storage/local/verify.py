@@ -32,7 +32,7 @@ class _Walk:
     chain: bytes = b""
     synced_position: int = 0
     versions: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
+    bytes_read: int = 0
     trusted: bool = True
     findings: list[Finding] = field(default_factory=list)
     good_events: int = 0
@@ -56,7 +56,7 @@ def verify_log(path: str | os.PathLike[str]) -> Verdict:
     limits = [name.first_position for name in names[1:]]
     for name, limit in zip(names, [*limits, None], strict=True):
         _check_segment(walk, directory, name, limit)
-    return Verdict(walk.good_events, len(names), walk.bytes, walk.good_chain.hex(), tuple(walk.findings))
+    return Verdict(walk.good_events, len(names), walk.bytes_read, walk.good_chain.hex(), tuple(walk.findings))
 
 
 def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int | None) -> None:
@@ -69,17 +69,26 @@ def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int |
     if name.first_position == 0 and not walk.chain:
         walk.chain = walk.good_chain = log_format.first_chain(segment.log_id)
     if name.first_position != walk.position:
-        missing = f"positions {walk.position} to {name.first_position - 1} are missing in front of this segment"
+        missing = (
+            f"positions {walk.position} to {name.first_position - 1} are missing in front of this segment"
+        )
         _find(walk, "damage", name, 0, walk.position, missing)
         walk.trusted = False
     if walk.trusted and segment.first_chain != walk.chain:
-        _find(walk, "damage", name, 0, name.first_position, "the segment does not continue the chain in front of it")
+        _find(
+            walk,
+            "damage",
+            name,
+            0,
+            name.first_position,
+            "the segment does not continue the chain in front of it",
+        )
         walk.trusted = False
     walk.position, walk.chain = name.first_position, segment.first_chain
     walk.synced_position = max(walk.synced_position, segment.synced_position)
     with segment.descriptor() as descriptor:
         size = files.size(descriptor)
-        walk.bytes += size
+        walk.bytes_read += size
         _check_frames(walk, segment, limit, frames(descriptor, segment.end_offset, size))
 
 
@@ -100,12 +109,23 @@ def _judge_flaw(walk: _Walk, segment: Segment, limit: int | None, offset: int) -
     durable = max(walk.synced_position, log_format.greatest_synced_position(rest))
     superseded = limit is not None and walk.position >= limit
     if superseded:
-        _find(walk, "note", segment.name, offset, walk.position, f"{flaw.value}; a later segment holds these events")
+        _find(
+            walk,
+            "note",
+            segment.name,
+            offset,
+            walk.position,
+            f"{flaw.value}; a later segment holds these events",
+        )
     elif limit is None and flaw is not Flaw.WRONG and walk.position >= durable:
-        message = f"{flaw.value}: a crash left {len(rest)} bytes that were never acknowledged; the next writer "
+        message = (
+            f"{flaw.value}: a crash left {len(rest)} bytes that were never acknowledged; the next writer "
+        )
         _find(walk, "torn", segment.name, offset, walk.position, message + "moves them to quarantine/")
     else:
-        _find(walk, "damage", segment.name, offset, walk.position, f"{flaw.value}; restore the file from a copy")
+        _find(
+            walk, "damage", segment.name, offset, walk.position, f"{flaw.value}; restore the file from a copy"
+        )
         walk.trusted = False
 
 
@@ -116,7 +136,9 @@ def _check_frame(walk: _Walk, segment: Segment, frame: Frame) -> None:
         _find(walk, "damage", segment.name, frame.offset, walk.position, message)
         walk.trusted = False
     batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(frame.data)), segment.schema)
-    wrong = _check_events(walk, batch) if batch.num_rows == seal.event_count else "its seal counts other events"
+    wrong = (
+        _check_events(walk, batch) if batch.num_rows == seal.event_count else "its seal counts other events"
+    )
     if walk.chain != seal.chain:
         wrong = wrong or "the chain of hashes does not hold"
     if seal.synced_position > seal.first_position:
@@ -141,7 +163,9 @@ def _check_events(walk: _Walk, batch: pa.RecordBatch) -> str | None:
         if walk.trusted and version != walk.versions.get(stream, -1) + 1:
             wrong = wrong or f"stream {stream!r} jumps to version {version}"
         walk.versions[stream] = version
-        walk.chain = log_format.next_chain(walk.chain, position=position, stream_version=version, content=content)
+        walk.chain = log_format.next_chain(
+            walk.chain, position=position, stream_version=version, content=content
+        )
     return wrong
 
 
