@@ -52,6 +52,7 @@ class Base:
     def __init__(self, path: Path, *, read_only: bool) -> None:
         """Open the base; ``Base.at`` shares one object per directory."""
         self.path = path
+        self._read_only = read_only
         self.log = EventLog.open(path / "events", read_only=read_only)
         self._views: ReadModels | None = None
         self._views_lock = threading.Lock()
@@ -74,6 +75,10 @@ class Base:
             if base is None or not (resolved / "events").is_dir():
                 base = _bases[resolved, read_only] = cls(resolved, read_only=read_only)
             return base
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A base travels to another process as its directory and is opened there."""
+        return _at, (self.path, self._read_only)
 
     @property
     def views(self) -> ReadModels:
@@ -143,6 +148,10 @@ class Base:
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""
         self._views_lock = threading.Lock()
+
+
+def _at(path: Path, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arguments by place
+    return Base.at(path, read_only=read_only)
 
 
 def _as_events(events: Sequence[Event | msgspec.Struct]) -> list[Event]:

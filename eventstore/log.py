@@ -176,6 +176,8 @@ class EventLog:
         """
         if durability not in ("commit", "os"):
             raise ValueError(f'durability is "commit" or "os", not {durability!r}')
+        if any(isinstance(part.events, Event) for part in appends):
+            raise InvalidEventError("an append takes a sequence of events; put the one into a list")
         encoded = [encode_event(part.stream, event) for part in appends for event in part.events]
         self._check_parts(appends, encoded)
         chosen_ids = [

@@ -6,7 +6,7 @@ are described in ``docs/format.md``. Pure functions: nothing here opens a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -89,12 +89,11 @@ def encode_event(stream: str, event: Event) -> EncodedEvent:
     Raises:
         InvalidEventError: The event or the stream's name cannot be stored; the text says why.
     """
+    if not isinstance(event, Event):
+        raise InvalidEventError(f"an append takes a sequence of Event, and {event!r} is none")
     _check_names(stream, event)
+    _check_facts(event)
     recorded_at = datetime.now(UTC) if event.recorded_at is None else event.recorded_at
-    if recorded_at.tzinfo is None:
-        raise InvalidEventError(
-            f"recorded_at of a {event.type} is {recorded_at!r}, without a time zone: give it one"
-        )
     event_id = event.event_id or uuid7()
     microseconds = (recorded_at - _EPOCH) // _MICROSECOND
     data, metadata = tagged_json.encode(event.data), tagged_json.encode(dict(event.metadata))
@@ -140,6 +139,19 @@ def _check_names(stream: str, event: Event) -> None:
         raise InvalidEventError(
             f"schema_version of a {event.type} is 0 to {SCHEMA_VERSION_MAX}, not {version!r}"
         )
+
+
+def _check_facts(event: Event) -> None:
+    wanted = (
+        ("event_id", event.event_id, UUID, "a UUID"),
+        ("metadata", event.metadata, Mapping, "a mapping"),
+        ("recorded_at", event.recorded_at, datetime, "a datetime"),
+    )
+    for what, value, kind, called in wanted:
+        if not (value is None and what != "metadata") and not isinstance(value, kind):
+            raise InvalidEventError(f"{what} of a {event.type} is {called}, not {value!r}")
+    if event.recorded_at is not None and event.recorded_at.tzinfo is None:
+        raise InvalidEventError(f"recorded_at of a {event.type} needs a time zone: {event.recorded_at!r}")
 
 
 def _bulk_column(name: str, event: Event, column: Any, arrow_type: pa.DataType) -> Any:

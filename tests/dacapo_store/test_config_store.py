@@ -146,7 +146,7 @@ def test_a_missing_config_suggests_what_may_be_meant(store: FileConfigStore) -> 
         store.retrieve_task_config("cell_affinities")
     assert "'cells_affinities'" in str(caught.value)
     assert "task" in str(caught.value)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301 - our own
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_the_raw_document_is_there_for_whoever_wants_it(store: FileConfigStore) -> None:

@@ -100,7 +100,7 @@ def test_a_row_shows_what_it_holds() -> None:
     assert repr(Row(7, 0.25, lr=1e-4)) == "TrainingIterationStats(iteration=7, loss=0.25, lr=0.0001)"
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda row: pickle.loads(pickle.dumps(row))])  # noqa: S301
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda row: pickle.loads(pickle.dumps(row))])
 def test_a_row_can_be_copied_and_pickled(again: Any) -> None:
     assert again(Row(1, 0.5, lr=NAN)) == Row(1, 0.5, lr=NAN)
 
@@ -478,7 +478,7 @@ def test_columns_and_rows_say_the_same(given_rows: list[Row], cut: int) -> None:
     columns = {name: stats.column(name) for name in stats.columns}
     present = {name: stats.present(name) for name in stats.columns}
     assert TrainingStats.from_columns(stats.iterations, columns, present=present).identical(stats)
-    assert pickle.loads(pickle.dumps(stats)).identical(stats)  # noqa: S301  # our own bytes
+    assert pickle.loads(pickle.dumps(stats)).identical(stats)  # our own bytes
     assert copy.deepcopy(stats).identical(stats)
 
 

@@ -168,7 +168,7 @@ def test_a_refused_iteration_names_the_place() -> None:
         At(1, [0.5])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda scores: pickle.loads(pickle.dumps(scores))])  # noqa: S301
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda scores: pickle.loads(pickle.dumps(scores))])
 def test_scores_can_be_copied_and_pickled(again: Any) -> None:
     assert again(two_criteria(At(1, [[[NAN, 1.0]]]))) == two_criteria(At(1, [[[NAN, 1.0]]]))
 

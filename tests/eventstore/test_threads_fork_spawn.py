@@ -41,6 +41,7 @@ class _Child:
         self._read_end, write_end = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(_HANG_SECONDS)
             try:
                 result = pickle.dumps(function())

@@ -31,6 +31,7 @@ def settle_tail(directory: Path, segment: Segment, offset: int, *, synced_positi
         DamagedLogError: The flaw is no torn tail. Nothing was changed.
     """
     flaw, rest = segment.flaw_at(offset)
+    assert flaw is not None, "nobody finishes a frame while the lock is held here"
     durable = max(synced_position, log_format.greatest_synced_position(rest))
     if segment.next_position < durable or flaw is Flaw.WRONG:
         raise damage(segment, offset, flaw)

@@ -156,10 +156,21 @@ class Segment:
         self.chain = seal.chain
         self.synced_position = max(self.synced_position, seal.synced_position)
 
-    def flaw_at(self, offset: int) -> tuple[Flaw, bytes]:
-        """What is wrong at ``offset``, and all the file's bytes from there on."""
+    def flaw_at(self, offset: int) -> tuple[Flaw | None, bytes]:
+        """What is wrong at ``offset``, and all the file's bytes from there on.
+
+        None when the frame there is good by now: without the lock, a writer may have finished it
+        since it was looked at. Both answers are about the same bytes, read once.
+        """
         with self.descriptor() as descriptor:
             rest = files.read_at(descriptor, max(0, files.size(descriptor) - offset), offset)
+        view = memoryview(rest)
+        try:
+            if _bytes_needed(view) <= len(view):
+                _frame_at_start(view, offset)
+                return None, rest
+        except FlawedFrameError:
+            pass
         return log_format.find_flaw(rest, offset), rest
 
 

@@ -65,6 +65,8 @@ class LocalStorage:
         self._state = threading.RLock()
         self._syncing = threading.Condition()
         self._sync_running = False
+        self._one_sync = threading.Lock()
+        self._never_sync: SegmentName | None = None
         self._synced = 0
         self._lock: Lock | None = None
         self._generation = -1
@@ -191,6 +193,7 @@ class LocalStorage:
         self._state = threading.RLock()
         self._syncing = threading.Condition()
         self._sync_running = False
+        self._one_sync = threading.Lock()
         self.close()
 
     def reopen(self) -> None:
@@ -213,11 +216,14 @@ class LocalStorage:
         """Some batches from ``position`` on; a flaw at the very end is looked at again under the lock."""
         with self._state:
             self._notice_new_segments()
-            try:
-                return self._read_some(position, until)
-            except FlawedFrameError as flawed:
-                if self.read_only:
-                    return self._end_or_damage(flawed.offset)
+            while True:
+                try:
+                    return self._read_some(position, until)
+                except FlawedFrameError as flawed:
+                    if not self.read_only:
+                        break
+                    if self._ends_at(flawed.offset):
+                        return []
         with self.turn(), self._state:
             self._notice_new_segments()
             try:
@@ -251,7 +257,8 @@ class LocalStorage:
                 return batches
             if limit is None:
                 raise
-            raise damage(segment, flawed.offset, segment.flaw_at(flawed.offset)[0]) from None
+            flaw, _ = segment.flaw_at(flawed.offset)
+            raise damage(segment, flawed.offset, flaw or Flaw.WRONG) from None
         if not batches and limit is not None and segment.next_position < limit:
             raise damage(segment, segment.end_offset, Flaw.SHORT)
         return batches
@@ -269,14 +276,20 @@ class LocalStorage:
             )
         return place
 
-    def _end_or_damage(self, offset: int) -> list[StoredBatch]:
-        """Without the lock, an unfinished tail reads as the log's end; anything else is damage."""
+    def _ends_at(self, offset: int) -> bool:
+        """Without the lock, an unfinished tail reads as the log's end, unless a writer has finished it.
+
+        Raises:
+            DamagedLogError: It is no unfinished tail.
+        """
         segment = self._segments[-1]
         flaw, rest = segment.flaw_at(offset)
+        if flaw is None:
+            return False
         durable = max(self.durable_position, log_format.greatest_synced_position(rest))
         if rest and segment.next_position < durable:
             raise damage(segment, offset, flaw)
-        return []
+        return True
 
     def _notice_new_segments(self) -> None:
         generation = None if self._lock is None else self._lock.state()[0]
@@ -424,16 +437,23 @@ class LocalStorage:
             )
 
     def _sync_descriptor(self, descriptor: int, segment: Segment) -> None:
-        try:
-            files.sync_data(descriptor)
-        except OSError as error:
-            self._mark_failed_sync()
-            raise StorageError(
-                f"the disk did not confirm a sync of {segment.path} ({error}): whether events from position "
-                f"{self.durable_position} on survive a power cut is unknown, and they are not acknowledged. "
-                "Look what is there before repeating the call",
-                path=str(segment.path),
-            ) from error
+        """Sync a segment; one that failed once is never synced again, by no thread of this process."""
+        failure: OSError | None = None
+        with self._one_sync:
+            if segment.name != self._never_sync:
+                try:
+                    files.sync_data(descriptor)
+                except OSError as error:
+                    self._never_sync, failure = segment.name, error
+            if segment.name != self._never_sync:
+                return
+        self._mark_failed_sync()
+        raise StorageError(
+            f"the disk did not confirm a sync of {segment.path} ({failure or 'it failed before'}): whether "
+            f"events from position {self.durable_position} on survive a power cut is unknown, and they are "
+            "not acknowledged. Look what is there before repeating the call",
+            path=str(segment.path),
+        ) from failure
 
     def _mark_failed_sync(self) -> None:
         """Tell every appender; trying the same sync again would be answered with a lie."""

@@ -87,25 +87,34 @@ def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int |
     walk.position, walk.chain = name.first_position, segment.first_chain
     walk.synced_position = max(walk.synced_position, segment.synced_position)
     with segment.descriptor() as descriptor:
-        size = files.size(descriptor)
+        offset: int | None = segment.end_offset
+        while offset is not None:
+            size = files.size(descriptor)
+            offset = _check_frames(walk, segment, limit, frames(descriptor, offset, size))
         walk.bytes_read += size
-        _check_frames(walk, segment, limit, frames(descriptor, segment.end_offset, size))
 
 
-def _check_frames(walk: _Walk, segment: Segment, limit: int | None, found: Iterator[Frame]) -> None:
+def _check_frames(walk: _Walk, segment: Segment, limit: int | None, found: Iterator[Frame]) -> int | None:
+    """Check frames up to the first flaw; the offset to go on at when that flaw was a write in progress."""
     try:
         for frame in found:
             if limit is not None and frame.seal.first_position >= limit:
                 note = "from here on, a later segment holds these events"
                 _find(walk, "note", segment.name, frame.offset, frame.seal.first_position, note)
-                return
+                return None
             _check_frame(walk, segment, frame)
     except FlawedFrameError as flawed:
-        _judge_flaw(walk, segment, limit, flawed.offset)
+        flaw, rest = segment.flaw_at(flawed.offset)
+        if flaw is None:
+            return flawed.offset
+        if rest:
+            _judge_flaw(walk, segment, limit, flawed.offset, flaw, rest)
+    return None
 
 
-def _judge_flaw(walk: _Walk, segment: Segment, limit: int | None, offset: int) -> None:
-    flaw, rest = segment.flaw_at(offset)
+def _judge_flaw(
+    walk: _Walk, segment: Segment, limit: int | None, offset: int, flaw: Flaw, rest: bytes
+) -> None:
     durable = max(walk.synced_position, log_format.greatest_synced_position(rest))
     superseded = limit is not None and walk.position >= limit
     if superseded:
