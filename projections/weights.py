@@ -21,7 +21,7 @@ _NOT_REMOVED = """
     NOT EXISTS (
         FROM history.weights_removed AS removed
         WHERE removed.run = latest.run AND removed.iteration = latest.iteration
-            AND removed.position > latest.position
+            AND removed.position > latest.position AND removed.position < as_of
     )"""
 
 _INSERT_WEIGHTS_STORED = f"""

@@ -443,7 +443,7 @@ def test_errors_survive_pickling() -> None:
     """A worker process hands them to its parent, facts included."""
     error = ReadModelStoppedError("text", read_model="configs", position=3, cause="why")
 
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), str(copy), copy.facts) == (ReadModelStoppedError, "text", error.facts)
     assert copy.position == 3
