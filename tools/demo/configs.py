@@ -43,7 +43,7 @@ class OptimizerConfig:
     optimizer: str
     learning_rate: float
     batch_size: int = 4
-    crop_edge_pixels: int = 96
+    crop_edge_pixels: int = 80
 
 
 @converter.register

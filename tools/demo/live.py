@@ -137,8 +137,8 @@ def train_all(base: Base, runs: list[RunConfig], *, victim: str, logs: Path, con
                 trainers.kill(victim)
                 struck = look(base)[victim]
                 display.say(
-                    f"killed {victim} with SIGKILL behind {struck.trained_until} stored iterations; "
-                    f"it starts again from its weights of iteration {struck.latest_weights}"
+                    f"killed {victim} (kill -9) with {struck.trained_until} iterations stored; it starts "
+                    f"again from its weights of iteration {struck.latest_weights}"
                 )
                 trainers.start(victim)
                 waiting_to_strike = done = False
