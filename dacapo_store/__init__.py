@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from dacapo_store.options import Options
     from dacapo_store.provenance import set_actor
     from dacapo_store.stats_store import FileStatsStore, StatsStore
-    from dacapo_store.training_stats import TrainingIterationStats, TrainingStats
+    from dacapo_store.training_iteration_stats import TrainingIterationStats
+    from dacapo_store.training_stats import TrainingStats
     from dacapo_store.validation_scores import ValidationIterationScores, ValidationScores
     from dacapo_store.weights_store import LocalWeightsStore, Weights, WeightsStore, WeightsUnsafeError
 
@@ -100,7 +101,8 @@ _NAMES_BY_MODULE = {
     "options": ("Options",),
     "provenance": ("set_actor",),
     "stats_store": ("FileStatsStore", "StatsStore"),
-    "training_stats": ("TrainingIterationStats", "TrainingStats"),
+    "training_iteration_stats": ("TrainingIterationStats",),
+    "training_stats": ("TrainingStats",),
     "validation_scores": ("ValidationIterationScores", "ValidationScores"),
     "weights_store": ("LocalWeightsStore", "Weights", "WeightsStore", "WeightsUnsafeError"),
 }

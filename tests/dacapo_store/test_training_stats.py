@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dacapo_store.training_stats import TrainingIterationStats, TrainingStats, as_training_stats
+from dacapo_store.training_iteration_stats import TrainingIterationStats
+from dacapo_store.training_stats import TrainingStats, as_training_stats
 
 Row = TrainingIterationStats
 NAN = float("nan")
