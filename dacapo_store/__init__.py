@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from dacapo_store.training_iteration_stats import TrainingIterationStats
     from dacapo_store.training_stats import TrainingStats
     from dacapo_store.validation_scores import ValidationIterationScores, ValidationScores
-    from dacapo_store.weights_store import LocalWeightsStore, Weights, WeightsStore, WeightsUnsafeError
+    from dacapo_store.weights_file import Weights, WeightsUnsafeError
+    from dacapo_store.weights_store import LocalWeightsStore, WeightsStore
 
 __all__ = [
     "ArrayStore",
@@ -104,7 +105,8 @@ _NAMES_BY_MODULE = {
     "training_iteration_stats": ("TrainingIterationStats",),
     "training_stats": ("TrainingStats",),
     "validation_scores": ("ValidationIterationScores", "ValidationScores"),
-    "weights_store": ("LocalWeightsStore", "Weights", "WeightsStore", "WeightsUnsafeError"),
+    "weights_file": ("Weights", "WeightsUnsafeError"),
+    "weights_store": ("LocalWeightsStore", "WeightsStore"),
 }
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

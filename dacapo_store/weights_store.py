@@ -17,8 +17,7 @@ several processes the one that saw the newest state has the last word, without a
 
 Invariants: no payload is ever opened for writing again; no byte of a payload reaches the unpickler
 before its digest was checked; the unpickler makes nothing but tensors and plain containers. The
-digest and the bytes' way to the disk belong to ``artifacts``. Alone in the project, this module
-imports torch, inside its functions, so that a process that only looks does not load it.
+digest and the bytes' way to the disk belong to ``artifacts``, what is in a payload to ``weights_file``.
 """
 
 from __future__ import annotations
@@ -30,26 +29,22 @@ import json
 import logging
 import operator
 import os
-import pickle
-import random
 import re
-import threading
 import urllib.parse
 import uuid
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
-from dacapo_store import artifacts
+from dacapo_store import artifacts, weights_file
 from dacapo_store.artifacts import Artifact
 from dacapo_store.base import Base
-from dacapo_store.errors import DaCapoStoreError, DamagedArtifactError, WeightsMissingError
+from dacapo_store.errors import WeightsMissingError
 from dacapo_store.events import EVENT_TYPES, BestWeightsChosen, WeightsRemoved, WeightsStored
 from dacapo_store.names import run_name_of
 from dacapo_store.store_paths import absolute_path
+from dacapo_store.weights_file import Weights
 from eventstore import WriteRefusedError, files
 
 if TYPE_CHECKING:
@@ -57,9 +52,9 @@ if TYPE_CHECKING:
 
     from eventstore import Event, RecordedEvent
 
-logger = logging.getLogger(__name__)
+__all__ = ["LocalWeightsStore", "TrainableRun", "Weights", "WeightsStore"]
 
-_UPSTREAM_WEIGHTS = "dacapo.store.weights_store.Weights"
+logger = logging.getLogger(__name__)
 
 _PLAIN_NAME = re.compile(r"[^/%.\x00-\x1f][^/%\x00-\x1f]*")
 """A name that is a file name as it is: no separator, no leading dot, nothing that reads as an escape."""
@@ -69,38 +64,12 @@ _OWN_FOLDERS = frozenset({"iterations", "objects"})
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
-class WeightsUnsafeError(DaCapoStoreError):
-    """Weights hold more than tensors, numbers, text and plain containers: the text names what.
-
-    Such a state is not stored and such a file is not loaded, because unpickling it could run code.
-    """
-
-
 class TrainableRun(Protocol):
     """What the weights of a run are taken from and put back into."""
 
     name: str
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
-
-
-class Weights:
-    """The state of a model and of its optimizer.
-
-    Attributes:
-        model: What ``model.state_dict()`` gave.
-        optimizer: What ``optimizer.state_dict()`` gave.
-    """
-
-    model: Mapping[str, Any]
-    optimizer: Mapping[str, Any]
-
-    def __init__(self, model_state_dict: Mapping[str, Any], optimizer_state_dict: Mapping[str, Any]) -> None:
-        self.model = model_state_dict
-        self.optimizer = optimizer_state_dict
-
-    def __repr__(self) -> str:
-        return f"Weights({len(self.model)} model entries, {len(self.optimizer)} optimizer entries)"
 
 
 class WeightsStore(abc.ABC):
@@ -371,15 +340,13 @@ class LocalWeightsStore(WeightsStore):
         return (events[-1].stream_version if events else None), _History.of(events)
 
     def _write(self, name: str, iteration: int, parts: Mapping[str, Any]) -> WeightsStored:
-        import torch
-
-        state = {part: _plain(holder.state_dict()) for part, holder in parts.items()}
+        state = {part: weights_file.plain_state(holder.state_dict()) for part, holder in parts.items()}
         path = f"{name}/checkpoints/objects/{iteration}-{uuid.uuid4().hex}.pt"
         artifact = artifacts.write(
             self._base.path,
             path,
-            lambda file: torch.save(state, cast("IO[bytes]", file)),
-            check=_require_loadable,
+            lambda file: weights_file.save(state, cast("IO[bytes]", file)),
+            check=weights_file.require_loadable,
         )
         return WeightsStored(
             name, iteration, artifact.path, artifact.bytes, artifact.chunk_bytes, artifact.digest
@@ -397,7 +364,7 @@ class LocalWeightsStore(WeightsStore):
             ) from error
         with file:
             artifacts.verify(file.fileno(), artifact)
-            return _load(file)
+            return weights_file.load(file)
 
     def _retrieve_unrecorded(self, name: str, key: str) -> Weights:
         """Load a file that the log never knew; what it knows and calls removed stays removed."""
@@ -410,7 +377,7 @@ class LocalWeightsStore(WeightsStore):
                 raise ValueError(f"the key {key!r} leads out of the checkpoints of run {name!r}")
             if path.is_file():
                 with path.open("rb") as file:
-                    return _load(file)
+                    return weights_file.load(file)
         raise _missing(name, key, history)
 
     def _mend_link(self, name: str, stored: WeightsStored) -> None:
@@ -477,7 +444,7 @@ class LocalWeightsStore(WeightsStore):
         new = path.with_name(f".trace.{uuid.uuid4().hex}.tmp")
         try:
             with files.new_file(new, like=self._base.path) as (descriptor, _):
-                _save_trace(run.model, run.architecture, new)
+                weights_file.save_trace(run.model, run.architecture, new)
                 files.sync_file(descriptor)
                 files.rename(new, path)
         except Exception:
@@ -566,129 +533,3 @@ def _only_logged(what: str, *arguments: Any) -> Iterator[None]:
     except OSError:
         what %= arguments
         logger.warning("Left to repair_links(), because the disk refused it: %s", what, exc_info=True)
-
-
-def _plain(value: Any) -> Any:
-    """The same state in containers and numbers that load again without running code."""
-    import numpy as np
-
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, OrderedDict):
-        plain: OrderedDict[Any, Any] = OrderedDict((_plain(key), _plain(item)) for key, item in value.items())
-        # A module's state dict carries the schema versions of its modules here; loading reads them.
-        vars(plain).update(vars(value))
-        return plain
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_plain(item) for item in value]
-    if type(value) is tuple:
-        return tuple(_plain(item) for item in value)
-    return value
-
-
-def _require_loadable(path: Path) -> None:
-    """Refuse, before the event, a file that ``_load`` would refuse after it."""
-    import torch
-
-    unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    if unsafe:
-        raise WeightsUnsafeError(
-            f"the state of the model or optimizer holds objects of {', '.join(unsafe)}, which cannot be "
-            "loaded without running code: keep only tensors, numbers, strings, lists, tuples and dicts in it"
-        )
-
-
-class _PickledWeights:
-    """Stands in for DaCapo's class of pickled weights: takes its attributes and runs nothing."""
-
-
-# torch keeps one list of allowed names for the whole process; ours is on it for one load at a time.
-_allowing = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """A forked child must not wait for a thread that it does not have."""
-    global _allowing  # noqa: PLW0603 - a lock cannot be freed for the thread that held it
-    _allowing = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
-
-
-def _load(file: IO[bytes]) -> Weights:
-    """Unpickle weights, DaCapo's own too, making nothing but tensors and plain containers."""
-    state = _unpickle(file)
-    parts = state if isinstance(state, Mapping) else getattr(state, "__dict__", {})
-    if not {"model", "optimizer"} <= parts.keys():
-        raise WeightsUnsafeError(f"the file {file.name} does not hold weights of model and optimizer")
-    return Weights(parts["model"], parts["optimizer"])
-
-
-def _unpickle(file: IO[bytes]) -> Any:
-    """What the file holds: a mapping or an object that only has attributes."""
-    import torch
-
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        file.seek(0)
-    except (RuntimeError, EOFError) as error:
-        raise DamagedArtifactError(
-            f"the file {file.name} is not a complete file of torch.save: restore it from a copy"
-        ) from error
-    try:
-        with _allowing, torch.serialization.safe_globals([(_PickledWeights, _UPSTREAM_WEIGHTS)]):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsUnsafeError(
-            f"the file {file.name} holds more than tensors and plain containers and was not loaded: "
-            "if you trust it, load it with torch.load(…, weights_only=False) and store its weights anew"
-        ) from error
-
-
-def _save_trace(model: torch.nn.Module, architecture: Any, path: Path) -> None:
-    """Trace the model as it computes in evaluation, on a random input, and save the trace."""
-    import torch
-
-    weight = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
-    shape = (1, architecture.num_in_channels, *architecture.input_shape)
-    with _undisturbed(model, weight.device), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        example = torch.rand(shape, dtype=weight.dtype, device=weight.device)
-        # Checking would run the model thrice more, and what it finds would change nothing here.
-        traced = torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path))
-
-
-@contextlib.contextmanager
-def _undisturbed(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Put the model in evaluation; afterwards it and all random numbers are as they were.
-
-    A training must be the same with a trace and without: modes are kept module by module, because
-    some may be frozen; so are buffers, because a forward pass may count in them.
-    """
-    import numpy as np
-    import torch
-
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state of others
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            for module, _ in modes:
-                module.training = False
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            with torch.no_grad():
-                for module, name, buffer, content in buffers:
-                    setattr(module, name, buffer.copy_(content))
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002 - the state of others

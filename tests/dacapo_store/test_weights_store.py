@@ -22,7 +22,8 @@ import torch
 
 from dacapo_store.base import Base
 from dacapo_store.errors import DamagedArtifactError, WeightsMissingError
-from dacapo_store.weights_store import LocalWeightsStore, Weights, WeightsUnsafeError
+from dacapo_store.weights_file import Weights, WeightsUnsafeError
+from dacapo_store.weights_store import LocalWeightsStore
 from eventstore import WriteRefusedError, files
 
 
