@@ -41,6 +41,12 @@ def _fresh_lock() -> None:
 os.register_at_fork(after_in_child=_fresh_lock)
 
 
+def open_bases() -> list[Base]:
+    """The bases that this process has open."""
+    with _bases_lock:
+        return list(_bases.values())
+
+
 class Base:
     """A base directory; get one with ``Base.at``.
 
@@ -144,6 +150,19 @@ class Base:
                 return self.append(stream, events, expected=expected)
             except ExpectedVersionError:
                 continue
+
+    def close(self) -> None:
+        """Give back files and memory. Stores that were made on it are of no use any more; make new ones.
+
+        Nothing is lost without it: what was acknowledged is safe.
+        """
+        with _bases_lock:
+            if _bases.get((self.path, self._read_only)) is self:
+                del _bases[self.path, self._read_only]
+        with self._views_lock:
+            if self._views is not None:
+                self._views.close()
+        self.log.close()
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""

@@ -7,12 +7,14 @@ Profiles: ``dev`` (the default) is quick, ``ci`` looks harder and prints how to 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # No deadlines: how long an example takes says something about the machine, not about the code.
@@ -35,3 +37,12 @@ def _no_options_from_outside(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("DACAPO_OPTIONS_FILE", raising=False)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _bases_are_closed() -> Iterator[None]:
+    """A process keeps the bases that it opened; hundreds of tests would keep hundreds of databases."""
+    yield
+    base_module = sys.modules.get("dacapo_store.base")
+    for base in list(base_module.open_bases()) if base_module else []:
+        base.close()

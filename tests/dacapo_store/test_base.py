@@ -16,7 +16,7 @@ from dacapo_store import FileStatsStore, TrainingIterationStats
 from dacapo_store.base import Base
 from dacapo_store.events import EVENT_TYPES, BestWeightsChosen, ConfigDeleted
 from dacapo_store.provenance import git_commit, set_actor
-from eventstore import NO_STREAM, LogNotFoundError, StreamAppend
+from eventstore import NO_STREAM, LogClosedError, LogNotFoundError, StreamAppend
 
 DELETED = ConfigDeleted(kind="tasks", name="t")
 
@@ -147,3 +147,15 @@ def test_best_weights_and_configs_share_one_order(tmp_path: Path) -> None:
     base.append("weights/run", [BestWeightsChosen(run="run", dataset="d", criterion="c", iteration=3)])
     base.append("config/tasks/t", [DELETED])
     assert [event.position for event in base.log.read()] == [0, 1]
+
+
+def test_a_closed_base_is_opened_anew(tmp_path: Path) -> None:
+    """Its files are given back; what was stored is there again."""
+    base = Base.at(tmp_path)
+    base.append("s", [DELETED])
+    assert base.query("SELECT count(*) FROM events").fetchone() == (1,)
+    base.close()
+    with pytest.raises(LogClosedError):
+        base.append("s", [DELETED])
+    assert Base.at(tmp_path) is not base
+    assert Base.at(tmp_path).log.next_position == 1

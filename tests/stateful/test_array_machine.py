@@ -102,8 +102,7 @@ class ArrayMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let go of the base."""
         if hasattr(self, "path"):
-            Base.at(self.path).views.close()
-            Base.at(self.path).log.close()
+            Base.at(self.path).close()
             shutil.rmtree(self.path)
 
 

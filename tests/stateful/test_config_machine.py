@@ -108,9 +108,7 @@ class ConfigMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let go of the base."""
         if hasattr(self, "folder"):
-            base = Base.at(self.path)
-            base.views.close()
-            base.log.close()
+            Base.at(self.path).close()
             self.folder.cleanup()
 
 

@@ -14,7 +14,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dacapo_store import base as bases
 from dacapo_store.base import Base
 from dacapo_store.errors import WeightsMissingError
 from dacapo_store.weights_store import LocalWeightsStore
@@ -151,10 +150,7 @@ class WeightsMachine(RuleBasedStateMachine):
 
     def close(self) -> None:
         """Forget the base as the end of the process would."""
-        base = Base.at(self.path)
-        base.views.close()
-        base.log.close()
-        bases._bases.clear()
+        Base.at(self.path).close()
 
     def teardown(self) -> None:
         """Leave nothing behind."""
