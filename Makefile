@@ -3,43 +3,21 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/ready
+BIN := .venv/bin
+READY := .venv/ready
+READY_DACAPO := .venv-dacapo/ready
 
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt
-# pip says a lot; this shows the names of what it takes and everything that looks like trouble.
-# The whole of it is in .venv/set-up.log.
-BRIEFLY := 2>&1 | tee -a $(VENV)/set-up.log | awk ' \
-	/^(Collecting|Processing) / { name = $$2; sub(".*/", "", name); sub("-[0-9].*|[;=<>!~(\\[].*", "", name); \
-		if (name != "" && !(name in seen)) { seen[name] = 1; printf " %s", name; fflush() } } \
-	/^Installing collected/ { printf "\n    installing\n"; fflush() } \
-	/ERROR|error:/ { print "\n" $$0; fflush() } \
-	END { print "" }'
-
-.PHONY: help setup test demo check lint types law docs format clean
+.PHONY: help setup test demo check lint types law docs compat format clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the environment in .venv (each other target does so by itself)
 
-$(READY): pyproject.toml constraints.txt
-	@echo "Set-up, once (2 to 5 minutes, most of it torch); it goes into $(VENV)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 …"; exit 1; }
-	@echo "  1/3 an environment of its own"
-	@$(PYTHON) -m venv $(VENV) || \
-		{ echo "Python has no venv module here (Debian and Ubuntu: install python3-venv)"; exit 1; }
-	@printf "  2/3 torch\n   "
-	@$(PIP) torch $(BRIEFLY)
-	@printf "  3/3 the other packages\n   "
-	@$(PIP) -e '.[test,demo,dev]' $(BRIEFLY)
-	@touch $@
-	@echo "  ready"
+$(READY): pyproject.toml constraints.txt tools/set_up.sh
+	@PYTHON="$(PYTHON)" tools/set_up.sh .venv test,demo,dev constraints.txt
 
 test: $(READY)  ## Run the tests
 	@$(BIN)/python -m pytest
@@ -47,7 +25,7 @@ test: $(READY)  ## Run the tests
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo
 
-check: lint types law test  ## What CI runs, step by step
+check: lint types law test  ## ruff, mypy, the import law, the tests
 
 lint: $(READY)  ## ruff: rules and format
 	@echo "ruff"
@@ -65,10 +43,16 @@ law: $(READY)  ## The import law
 docs: $(READY)  ## Run the examples of README and docs
 	@$(BIN)/python -m pytest tests/docs
 
+compat: $(READY_DACAPO)  ## Run the stores' tests on the older versions that DaCapo runs on
+	@.venv-dacapo/bin/python -m pytest tests/dacapo_store tests/tools
+
+$(READY_DACAPO): pyproject.toml constraints.txt constraints-dacapo.txt tools/set_up.sh
+	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-dacapo test,demo constraints.txt constraints-dacapo.txt
+
 format: $(READY)  ## Let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean:  ## Remove the environment, caches and the demo's output
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-output build *.egg-info
+clean:  ## Remove the environments, caches and the demo's output
+	rm -rf .venv .venv-dacapo .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -48,16 +48,16 @@ def draw_curves(base: Base, path: Path) -> Path:
         stats = record.training_stats(base, run)
         _draw_losses(losses, stats.iterations, stats.column("loss"), colour=colour, label=run)
         _draw_dice(scores, record.dice_of(base, run), colour=colour, label=run)
-    for rewind in record.rewinds(base):
-        _mark_rewind(losses, rewind)
+    notes = [f"line: mean of {BIN_ITERATIONS} iterations; shade: their exact least and greatest"]
+    notes += [_mark_rewind(losses, rewind) for rewind in record.rewinds(base)]
     losses.set(title="Training: loss", xlabel="iteration", ylabel="binary cross-entropy")
     losses.set_ylim(bottom=0)
     scores.set(title="Validation: dice, mean over both fields", xlabel="iteration", ylabel="dice")
     for axes in (losses, scores):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    losses.legend(frameon=False)
-    _note(losses, f"line: mean of {BIN_ITERATIONS} iterations; shade: their exact least and greatest")
+    losses.legend(frameon=False, loc="upper right")
+    _note(losses, "\n".join(notes))
     _note(scores, "at the best threshold; the star is the best of the run")
     return _save(figure, path)
 
@@ -136,18 +136,14 @@ def _draw_dice(axes: Axes, scores: list[tuple[int, float]], *, colour: str, labe
     axes.plot(iterations[best], dice[best], "*", color=colour, markersize=14)
 
 
-def _mark_rewind(axes: Axes, rewind: record.Rewind) -> None:
-    if rewind.lost:
-        axes.axvspan(rewind.kept_below, rewind.kept_below + rewind.lost, color="#000000", alpha=0.08)
-        axes.annotate(
-            f"{rewind.run}: killed,\n{rewind.lost} iterations trained again",
-            xy=(rewind.kept_below + rewind.lost, 0.93),
-            xycoords=("data", "axes fraction"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="top",
-        )
+def _mark_rewind(axes: Axes, rewind: record.Rewind) -> str:
+    """Shade the iterations that were trained twice.
+
+    Returns:
+        What the shade means.
+    """
+    axes.axvspan(rewind.kept_below, rewind.kept_below + rewind.lost, color="#000000", alpha=0.08)
+    return f"grey: {rewind.run} was killed, {rewind.lost} iterations were trained again"
 
 
 def _show_image(axes: Axes, image: NDArray[np.float32], title: str) -> None:
