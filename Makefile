@@ -35,6 +35,7 @@ lint: $(READY)  ## ruff: rules and format
 types: $(READY)  ## mypy, strict
 	@echo "mypy"
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests/typing
 
 law: $(READY)  ## The import law
 	@echo "import law"

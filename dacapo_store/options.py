@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,18 @@ class Options:
     mongo_db_host: str | None = None
     mongo_db_name: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    if TYPE_CHECKING:
+        # For type checkers: the base directory may be given as text, and is a Path afterwards.
+        def __init__(
+            self,
+            type: str = "files",  # noqa: A002 - DaCapo's name
+            runs_base_dir: str | os.PathLike[str] = ...,
+            compute_context: Mapping[str, Any] = ...,
+            mongo_db_host: str | None = None,
+            mongo_db_name: str | None = None,
+            extra: Mapping[str, Any] = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.type, str), "type", "text such as 'files'", self.type)

@@ -67,9 +67,17 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.
 class TrainableRun(Protocol):
     """What the weights of a run are taken from and put back into."""
 
-    name: str
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    @property
+    def name(self) -> str:
+        """The run's name."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The network."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its optimizer."""
 
 
 class WeightsStore(abc.ABC):
@@ -249,8 +257,9 @@ class LocalWeightsStore(WeightsStore):
         history = removed[0]
         choices = [choice for choice, best in history.best.items() if best == iteration]
         # The weights are gone from here on; what a crash leaves of the files is for gc to find.
-        with _only_logged("deleting the files of iteration %d of %s", iteration, name):
+        with _only_logged("what is derived from iteration %d of %s", iteration, name):
             self._derive(name, iterations=[iteration], choices=choices)
+        with _only_logged("deleting the weights of iteration %d of %s", iteration, name):
             files.unlink(artifacts.locate(self._base.path, history.stored[iteration].path))
 
     def store_best(self, run: Any, iteration: int, dataset: Any, criterion: str) -> None:
@@ -417,13 +426,13 @@ class LocalWeightsStore(WeightsStore):
         files.make_directories(link.parent, like=self._base.path)
         new = link.with_name(f".{link.name}.{uuid.uuid4().hex}.tmp")
         try:
-            files.link(payload, new)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            # A relative symbolic link survives moving the base, too.
-            new.symlink_to(os.path.relpath(payload, link.parent))
-        files.rename(new, link)
+            _link_or_point(payload, new)
+            files.rename(new, link)
+        except OSError:
+            # A second name would keep the payload's bytes on the disk after it is removed.
+            with contextlib.suppress(OSError):
+                files.unlink(new)
+            raise
 
     def _write_choice(self, name: str, choice: tuple[str, str], iteration: int | None) -> None:
         dataset, criterion = choice
@@ -516,6 +525,17 @@ def _file_name(name: str, *, reserved: frozenset[str] = frozenset()) -> str:
     if "%" in encoded and not encoded.startswith("."):
         return encoded
     return f"%{ord(encoded[0]):02X}{encoded[1:]}" if encoded else "%"
+
+
+def _link_or_point(payload: Path, new: Path) -> None:
+    """A hard link to a payload or, where the disk has none, a symbolic one."""
+    try:
+        files.link(payload, new)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # A relative one survives moving the base, too.
+        new.symlink_to(os.path.relpath(payload, new.parent))
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

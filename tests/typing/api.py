@@ -60,7 +60,7 @@ def log(path: Path) -> list[RecordedEvent]:
 
 def stores(base: Path) -> float | None:
     """The four stores and their values."""
-    options = Options(runs_base_dir=base)
+    options = Options(runs_base_dir=str(base))
     configs: dacapo_store.ConfigStore = dacapo_store.create_config_store(options)
     configs.store_task_config(Task("segment"))
     names: list[str] = configs.retrieve_run_config_names(task_names=["segment"])
