@@ -21,6 +21,7 @@ from eventstore.errors import (
 from eventstore.event_types import EventTypes
 from eventstore.identifiers import derived_id, uuid7
 from eventstore.log import EventLog
+from eventstore.lost_events import EVENT_LOST, LOST_STREAM, LostRange
 from eventstore.model import (
     ANY,
     NO_STREAM,
@@ -33,11 +34,15 @@ from eventstore.model import (
     StreamAppend,
     Verdict,
 )
+from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning
+from eventstore.storage.local.repair import RepairPlan, plan_repair, repair_log
 from eventstore.storage.local.verify import verify_log
 
 __all__ = [
     "ANY",
+    "EVENT_LOST",
+    "LOST_STREAM",
     "NO_STREAM",
     "STREAM_EXISTS",
     "Commit",
@@ -53,17 +58,23 @@ __all__ = [
     "FormatVersionError",
     "InvalidEventError",
     "LogClosedError",
+    "LogCopy",
     "LogNotFoundError",
+    "LostRange",
     "NetworkFileSystemWarning",
     "ReadOnlyLogError",
     "RecordedEvent",
+    "RepairPlan",
     "SchemaVersionError",
     "StorageError",
     "StreamAppend",
     "UnknownEventTypeError",
     "Verdict",
     "WriteRefusedError",
+    "copy_log",
     "derived_id",
+    "plan_repair",
+    "repair_log",
     "uuid7",
     "verify_log",
 ]

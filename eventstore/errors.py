@@ -101,7 +101,8 @@ class StorageError(EventStoreError, OSError):
 class DamagedLogError(EventStoreError):
     """Bytes that must be right are wrong; reading stops in front of them.
 
-    Run ``eventstore.verify_log(path)`` for the whole list and restore the file from a copy.
+    Run ``eventstore.verify_log(path)`` for the whole list. Restore the file from a copy, or let
+    ``eventstore.repair_log`` keep what can be proven good, with what a copy has.
 
     Attributes:
         path: The damaged file.

@@ -15,6 +15,9 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+_DURABLE_FOLDERS: Final[set[tuple[int, int]]] = set()
 
 
 def create(path: Path, *, like: Path) -> int:
@@ -44,21 +47,41 @@ def share(descriptor: int, *, like: Path) -> None:
 def make_directories(path: Path, *, like: Path) -> None:
     """Make a folder and those above it, durably, with the group and bits of ``like``.
 
-    An existing folder is left as it is.
+    An existing folder is left as it is; but whoever made it may not have come to sync its name.
     """
     if path.is_dir():
+        _make_name_durable(path)
         return
     make_directories(path.parent, like=like)
     folder = like.stat()
     try:
         path.mkdir()
     except FileExistsError:
+        _make_name_durable(path)
         return
     with contextlib.suppress(PermissionError):
         if path.stat().st_gid != folder.st_gid:
             os.chown(path, -1, folder.st_gid)
         path.chmod(stat.S_IMODE(folder.st_mode) | 0o700)
-    sync_directory(path.parent)
+    try:
+        sync_directory(path.parent)
+    except OSError:
+        # A second sync would not make up for this one: whoever comes next makes the folder anew.
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        raise
+
+
+def _make_name_durable(path: Path) -> None:
+    """Sync a folder's name once in the life of this process."""
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in _DURABLE_FOLDERS:
+        return
+    # Who may not read the folder above could not have made this one either.
+    with contextlib.suppress(PermissionError):
+        sync_directory(path.parent)
+    _DURABLE_FOLDERS.add(identity)
 
 
 def write(descriptor: int, data: bytes | memoryview) -> None:
@@ -92,6 +115,11 @@ def read_at(descriptor: int, count: int, offset: int) -> bytes:
 def size(descriptor: int) -> int:
     """The length of an open file in bytes."""
     return os.fstat(descriptor).st_size
+
+
+def has_name(descriptor: int) -> bool:
+    """False once the open file has been deleted: what is written to it is lost when it is closed."""
+    return os.fstat(descriptor).st_nlink > 0
 
 
 def cut(descriptor: int, length: int) -> None:
@@ -142,6 +170,12 @@ def unlink(path: Path) -> None:
         path.unlink()
     except FileNotFoundError:
         return
+    sync_directory(path.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Take an empty folder away, durably."""
+    path.rmdir()
     sync_directory(path.parent)
 
 

@@ -33,6 +33,9 @@ _LENGTH = struct.Struct("<Q")
 PREFIX_BYTES = _PREFIX.size
 SEAL_BYTES = _SEAL.size
 METADATA_BYTES_MAX = 1 << 24
+CHAIN_BYTES = 32
+_DIGEST_BYTES = 32
+_SEARCH_BYTES_MAX = 1 << 28
 
 assert (PREFIX_BYTES, SEAL_BYTES) == (8, 112)
 assert SEAL_BYTES % 8 == 0, "Arrow wants the body at a multiple of eight bytes"
@@ -182,8 +185,48 @@ def find_flaw(data: bytes, offset: int) -> Flaw:
         return Flaw.SHORT
     if len(data) < expected.frame_bytes:
         return Flaw.SHORT
-    zeros = count_zero_sectors(data[: expected.frame_bytes], offset)
-    return Flaw.HOLE if zeros > expected.zero_sectors else Flaw.WRONG
+    frame = data[: expected.frame_bytes]
+    missing = count_zero_sectors(frame, offset) - expected.zero_sectors
+    if missing <= 0 or (missing == 1 and _one_bit_is_missing(frame, offset, expected)):
+        return Flaw.WRONG
+    return Flaw.HOLE
+
+
+def _one_bit_is_missing(frame: bytes, offset: int, seal: Seal) -> bool:
+    """Whether a sector holds only zeros because the one bit that was set in it has flipped.
+
+    No power cut does that, and a frame may be acknowledged: it must not be cut.
+    """
+    digest_at = PREFIX_BYTES + seal.metadata_bytes - SEAL_BYTES + _DIGEST_OFFSET
+    places = _places_in_zero_sectors(frame, offset)
+    if len(places) * 8 * len(frame) > _SEARCH_BYTES_MAX:
+        return False
+    for place in places:
+        in_front = hashlib.sha256(_without(frame, digest_at, 0, place))
+        behind = _without(frame, digest_at, place + 1, len(frame))
+        for bit in range(8):
+            hasher = in_front.copy()
+            hasher.update(bytes([1 << bit]))
+            hasher.update(behind)
+            if hasher.digest() == seal.digest:
+                return True
+    return False
+
+
+def _without(frame: bytes, digest_at: int, start: int, end: int) -> bytes:
+    """A part of a frame, without the bytes of its digest."""
+    return frame[start : min(end, digest_at)] + frame[max(start, digest_at + _DIGEST_BYTES) : end]
+
+
+def _places_in_zero_sectors(frame: bytes, offset: int) -> list[int]:
+    places: list[int] = []
+    start = 0
+    while start < len(frame):
+        end = min(start + SECTOR_BYTES - (offset + start) % SECTOR_BYTES, len(frame))
+        if not frame[start:end].strip(b"\0"):
+            places += range(start, end)
+        start = end
+    return places
 
 
 def _seal_of_frame_at_start(data: bytes) -> Seal | None:

@@ -1,7 +1,8 @@
 """``EventLog``: the log that programs use. It decides; a storage adapter keeps.
 
-One append goes this way: encode and check everything · take the turn · catch up with what others
-wrote · known ids? · expectations · positions · one put · give the turn back · sync · return.
+One append goes this way: encode and check everything · catch up with what others wrote · take the
+turn · catch up with what came since · known ids? · expectations · positions · one put · give the turn
+back · sync · return.
 The log keeps, in memory and derived from what it has read: the next position, the chain's value,
 each stream's positions, and the running maximum of the clocks. Event ids are indexed when a caller
 first passes one.
@@ -15,7 +16,7 @@ import threading
 import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +54,7 @@ from eventstore.schema import (
     clocks,
     encode_event,
     envelope_schema,
+    event_columns,
     record_batch,
     recorded_events,
 )
@@ -89,7 +91,11 @@ class EventLog:
         self._state = threading.RLock()
         self._inherited = False
         self._forget()
-        self._catch_up()
+        try:
+            self._catch_up()
+        except BaseException:
+            storage.close()
+            raise
         _open_logs.add(self)
 
     @classmethod
@@ -180,18 +186,23 @@ class EventLog:
             raise InvalidEventError("an append takes a sequence of events; put the one into a list")
         encoded = [encode_event(part.stream, event) for part in appends for event in part.events]
         self._check_parts(appends, encoded)
+        columns = event_columns(encoded)
         chosen_ids = [
             event.event_id for part in appends for event in part.events if event.event_id is not None
         ]
+        self._read_ahead(ids=bool(chosen_ids))
         commit = None
         while commit is None:
             with self._turn():
                 self._catch_up()
-                commit = self._known_commit(encoded, chosen_ids) if chosen_ids else None
+                commit = known = self._known_commit(encoded, chosen_ids) if chosen_ids else None
                 if commit is None:
                     self._check_expectations(appends)
-                    commit = self._put(encoded)
+                    commit = self._put(encoded, columns)
         if durability == "commit":
+            if known is not None:
+                # This repetition may be there because the first one's sync failed: that is made up for.
+                self._adapter().recover()
             self._adapter().sync(commit.next_position)
         return commit
 
@@ -240,7 +251,14 @@ class EventLog:
                     actual=actual,
                 )
 
-    def _put(self, encoded: Sequence[EncodedEvent]) -> Commit | None:
+    def _read_ahead(self, *, ids: bool) -> None:
+        """Read what others have written before the lock is taken, so that under it little is left to read."""
+        with self._state:
+            self._catch_up()
+            if ids:
+                self._index_event_ids()
+
+    def _put(self, encoded: Sequence[EncodedEvent], columns: Mapping[str, pa.Array]) -> Commit | None:
         first_position, chain = self._next_position, self._chain
         versions: list[int] = []
         last_versions: dict[str, int] = {}
@@ -252,7 +270,7 @@ class EventLog:
             chain = log_format.next_chain(
                 chain, position=first_position + place, stream_version=version, content=event.content_digest
             )
-        batch = record_batch(self._schema, encoded, first_position=first_position, stream_versions=versions)
+        batch = record_batch(self._schema, columns, first_position=first_position, stream_versions=versions)
         if not self._adapter().put(batch, first_position=first_position, chain=chain):
             return None
         self._fold(StoredBatch(first_position, batch, chain, stored_bytes=0))
@@ -411,10 +429,20 @@ class EventLog:
     def _parts(self, start: int, stop: int) -> Iterator[StoredBatch]:
         if start >= stop:
             return
+        reached = start
         for stored in self._adapter().read(start, stop):
             yield replace(stored, batch=_part(stored, start, stop))
-            if stored.next_position < stop:
+            reached = stored.next_position
+            if reached < stop:
                 self._adapter()  # closed meanwhile: say so; forked meanwhile: open anew
+        if reached < stop:
+            raise DamagedLogError(
+                f"events from position {reached} on were there a moment ago and are gone: a file of the log "
+                "was deleted or replaced. Restore it from a copy and open the log again",
+                path="",
+                offset=0,
+                position=reached,
+            )
 
     def _events_at(self, positions: Sequence[int], stream: str) -> Iterator[RecordedEvent]:
         """The events at these positions, read together where they lie close together."""

@@ -154,6 +154,8 @@ class Verdict:
         bytes: How many bytes of them.
         chain: The chain's value behind the last of those events, as 64 hexadecimal digits.
         findings: Everything that is not as it should be; empty for a clean log.
+        expected_at: The position at which the history has the chain value that ``verify_log`` was
+            told to expect; None when it has no such position, or when none was expected.
     """
 
     events: int
@@ -161,6 +163,7 @@ class Verdict:
     bytes: int
     chain: str
     findings: tuple[Finding, ...]
+    expected_at: int | None = None
 
     @property
     def ok(self) -> bool:

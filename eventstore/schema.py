@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from eventstore import format as log_format
 from eventstore import tagged_json
-from eventstore.errors import FormatVersionError, InvalidEventError
+from eventstore.errors import DamagedLogError, FormatVersionError, InvalidEventError
 from eventstore.identifiers import uuid7
 from eventstore.model import Event, RecordedEvent
 
 FORMAT_VERSION = 1
 STREAM_BYTES_MAX = 4096
 SCHEMA_VERSION_MAX = 0xFFFF
+LOG_ID_BYTES = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -65,6 +66,54 @@ def log_id_of(schema: pa.Schema, *, path: str) -> bytes:
             format_version=version,
         )
     return bytes.fromhex(metadata[b"log_id"].decode())
+
+
+class UnreadableBatchError(ValueError):
+    """Bytes whose seal holds are no batch of events; the text says why."""
+
+
+# What Arrow raises over messages that somebody made up.
+_ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError)
+
+
+def segment_schema(message: bytes | memoryview, *, path: str) -> tuple[pa.Schema, bytes]:
+    """The schema that a segment's first frame carries, and the id of the log it belongs to.
+
+    Args:
+        message: The frame.
+        path: The file, for errors.
+
+    Raises:
+        FormatVersionError: ``path`` was written by a newer version of this program.
+        ValueError: The schema is not that of a log.
+    """
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(message))
+    except _ARROW_ERRORS as error:
+        raise ValueError(f"it does not begin with an Arrow schema ({error})") from error
+    log_id = log_id_of(schema, path=path)
+    if len(log_id) != LOG_ID_BYTES or not schema.equals(envelope_schema(log_id)):
+        raise ValueError("its columns or its log id are not those of a log")
+    return schema, log_id
+
+
+def decoded_batch(message: bytes | memoryview, schema: pa.Schema, *, event_count: int) -> pa.RecordBatch:
+    """The events of a frame, with everything checked that could lead a reader out of its buffers.
+
+    A seal tells accidents, but whoever can write to the folder can seal anything, and Arrow
+    believes the offsets that it reads. Checking them costs a microsecond a commit.
+
+    Raises:
+        UnreadableBatchError: It is no batch of ``event_count`` events.
+    """
+    try:
+        batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(message)), schema)
+        batch.validate(full=True)
+    except _ARROW_ERRORS as error:
+        raise UnreadableBatchError(str(error)) from error
+    if batch.num_rows != event_count:
+        raise UnreadableBatchError(f"it holds {batch.num_rows} events, and its seal says {event_count}")
+    return batch
 
 
 @dataclass(frozen=True)
@@ -179,27 +228,40 @@ def _numeric(array: pa.Array) -> pa.Array:
     return array
 
 
+def event_columns(events: Sequence[EncodedEvent]) -> dict[str, pa.Array]:
+    """All columns of a commit but ``position`` and ``stream_version``, which the lock decides on.
+
+    To be made before the lock is taken: the first array that pyarrow makes of a list loads pandas
+    where that is installed, which takes half a second.
+    """
+    return {
+        "event_id": pa.array([event.event_id.bytes for event in events], pa.binary(16)),
+        "recorded_at": pa.array([event.recorded_at for event in events], _FIELDS[2].type),
+        "stream": pa.array([event.stream for event in events], pa.string()),
+        "type": pa.array([event.type for event in events], pa.string()),
+        "schema_version": pa.array([event.schema_version for event in events], pa.uint16()),
+        "data": pa.array([event.data for event in events], pa.string()),
+        "metadata": pa.array([event.metadata for event in events], pa.string()),
+        "index": _lists([event.index for event in events], pa.int64()),
+        "values": _lists([event.values for event in events], pa.float64()),
+    }
+
+
 def record_batch(
-    schema: pa.Schema, events: Sequence[EncodedEvent], *, first_position: int, stream_versions: Sequence[int]
+    schema: pa.Schema,
+    columns: Mapping[str, pa.Array],
+    *,
+    first_position: int,
+    stream_versions: Sequence[int],
 ) -> pa.RecordBatch:
-    """The batch that a commit writes: ``events`` at consecutive positions from ``first_position``."""
-    count = len(events)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(range(first_position, first_position + count), pa.uint64()),
-            pa.array([event.event_id.bytes for event in events], pa.binary(16)),
-            pa.array([event.recorded_at for event in events], _FIELDS[2].type),
-            pa.array([event.stream for event in events], pa.string()),
-            pa.array(stream_versions, pa.uint64()),
-            pa.array([event.type for event in events], pa.string()),
-            pa.array([event.schema_version for event in events], pa.uint16()),
-            pa.array([event.data for event in events], pa.string()),
-            pa.array([event.metadata for event in events], pa.string()),
-            _lists([event.index for event in events], pa.int64()),
-            _lists([event.values for event in events], pa.float64()),
-        ],
-        schema=schema,
-    )
+    """The batch that a commit writes: its ``columns`` at consecutive positions from ``first_position``."""
+    positions = range(first_position, first_position + len(stream_versions))
+    decided = {
+        "position": pa.array(positions, pa.uint64()),
+        "stream_version": pa.array(stream_versions, pa.uint64()),
+    }
+    arrays = {**columns, **decided}
+    return pa.RecordBatch.from_arrays([arrays[name] for name in COLUMNS], schema=schema)
 
 
 def _lists(arrays: Sequence[Any], item_type: pa.DataType) -> pa.ListArray:
@@ -266,7 +328,7 @@ def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
         yield RecordedEvent(
             position=position,
             event_id=UUID(bytes=event_id),
-            recorded_at=_EPOCH + timedelta(microseconds=times[row]),
+            recorded_at=_moment(times[row], position),
             stream=stream,
             stream_version=version,
             type=kind,
@@ -276,3 +338,16 @@ def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
             index=index[row].values,
             values=values[row].values,
         )
+
+
+def _moment(microseconds: int, position: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError as error:
+        raise DamagedLogError(
+            f"the event at position {position} was recorded at a time that no calendar has: {microseconds} "
+            "microseconds from 1970. No writer does that; restore the log from a copy",
+            path="",
+            offset=0,
+            position=position,
+        ) from error

@@ -424,3 +424,19 @@ def test_a_reader_notices_that_the_lock_file_was_replaced(tmp_path: Path) -> Non
         (tmp_path / "lock").unlink()
         append(log, 5)
         assert reader.next_position == 6
+
+
+@pytest.mark.parametrize("spoilt", [0, -9])
+def test_a_log_that_does_not_open_holds_no_file(tmp_path: Path, spoilt: int) -> None:
+    """Whoever tries again and again must not run out of descriptors, nor keep the file system busy."""
+    with EventLog.open(tmp_path) as log:
+        append(log, 2)
+    path = segments(tmp_path)[0]
+    data = bytearray(path.read_bytes())
+    data[spoilt] ^= 4
+    path.write_bytes(data)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(DamagedLogError):
+            EventLog.open(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -9,7 +9,8 @@ lock file was deleted gets a new one.
     0       8      "DCPLOCK1"
     8       8      directory generation: grows before and after each change of the list of segments;
                    odd while one is under way (or was cut off by a crash)
-    16      8      1 + the synced position at the moment when a sync failed; 0 when none has
+    16      8      1 + the synced position at the moment when a sync failed; 0 when none has. Also set
+                   while the end of the log is mended, for whoever comes after a writer that died
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ class Lock:
         """Open the new file if somebody deleted the one that is open: others lock and write a new one."""
         if os.fstat(self._descriptor).st_nlink:
             return False
-        os.close(self._descriptor)
-        self._descriptor = self._open()
+        # Opened before the old one is closed: where that fails, no other file may come to have the
+        # number of a descriptor that is written to here.
+        replaced, self._descriptor = self._descriptor, self._open()
+        os.close(replaced)
         return True
 
     def state(self) -> tuple[int, int | None]:
@@ -77,7 +80,9 @@ class Lock:
         data = os.pread(self._descriptor, _STATE.size, 0)
         if len(data) < _STATE.size:
             return 0, None
-        _, generation, failed = _STATE.unpack(data)
+        magic, generation, failed = _STATE.unpack(data)
+        if magic != _MAGIC:
+            return 0, None
         return generation, failed - 1 if failed else None
 
     def write_state(self, *, generation: int, failed_at: int | None) -> None:

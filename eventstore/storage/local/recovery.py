@@ -30,15 +30,25 @@ def settle_tail(directory: Path, segment: Segment, offset: int, *, synced_positi
     Raises:
         DamagedLogError: The flaw is no torn tail. Nothing was changed.
     """
+    rest = torn_tail(segment, offset, synced_position=synced_position)
+    _set_aside(directory, segment, offset, rest)
+    descriptor = segment.keep_open()
+    files.cut(descriptor, offset)
+    files.sync_file(descriptor)
+
+
+def torn_tail(segment: Segment, offset: int, *, synced_position: int) -> bytes:
+    """The bytes from ``offset`` on, if a crash could have left them: nobody was told that they are durable.
+
+    Raises:
+        DamagedLogError: They are no torn tail.
+    """
     flaw, rest = segment.flaw_at(offset)
     assert flaw is not None, "nobody finishes a frame while the lock is held here"
     durable = max(synced_position, log_format.greatest_synced_position(rest))
     if segment.next_position < durable or flaw is Flaw.WRONG:
         raise damage(segment, offset, flaw)
-    _set_aside(directory, segment, offset, rest)
-    descriptor = segment.keep_open()
-    files.cut(descriptor, offset)
-    files.sync_file(descriptor)
+    return rest
 
 
 def damage(segment: Segment, offset: int, flaw: Flaw) -> DamagedLogError:
@@ -46,7 +56,7 @@ def damage(segment: Segment, offset: int, flaw: Flaw) -> DamagedLogError:
     return DamagedLogError(
         f"{segment.path} is damaged at byte {offset}: {flaw.value}. Events from position "
         f"{segment.next_position} on cannot be read. eventstore.verify_log lists all damage; "
-        "restore the file from a copy",
+        "restore the file from a copy, or repair the log (eventstore.plan_repair says what can be kept)",
         path=str(segment.path),
         offset=offset,
         position=segment.next_position,

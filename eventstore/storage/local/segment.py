@@ -14,15 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from eventstore import files
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError
 from eventstore.format import PREFIX_BYTES, Flaw, Seal
-from eventstore.schema import log_id_of
+from eventstore.schema import UnreadableBatchError, decoded_batch, segment_schema
 from eventstore.storage.local.directory import SegmentName
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _WINDOW_BYTES = 1 << 20
 
@@ -70,8 +72,7 @@ class Segment:
         self._positions = array("Q")
         self._offsets = array("Q")
         first = self._read_schema_frame()
-        self.schema = pa.ipc.read_schema(pa.py_buffer(first.data))
-        self.log_id = log_id_of(self.schema, path=str(self.path))
+        self.schema, self.log_id = self._read_schema(first)
         self.first_chain = first.seal.chain
         self.end_offset = first.end_offset
         self.next_position = name.first_position
@@ -93,6 +94,34 @@ class Segment:
                 position=self.name.first_position,
             )
         return frame
+
+    def _read_schema(self, first: Frame) -> tuple[pa.Schema, bytes]:
+        try:
+            return segment_schema(first.data, path=str(self.path))
+        except ValueError as error:
+            raise DamagedLogError(
+                f"{self.path} is no segment of a log: {error}; move it away",
+                path=str(self.path),
+                offset=0,
+                position=self.name.first_position,
+            ) from error
+
+    def batch(self, frame: Frame) -> pa.RecordBatch:
+        """The events of one of the segment's frames.
+
+        Raises:
+            DamagedLogError: Somebody has sealed what is no batch of events; no accident does that.
+        """
+        try:
+            return decoded_batch(frame.data, self.schema, event_count=frame.seal.event_count)
+        except UnreadableBatchError as error:
+            raise DamagedLogError(
+                f"{self.path} at byte {frame.offset}: the frame's seal holds, but it is no batch of events "
+                f"({error}); restore the file from a copy",
+                path=str(self.path),
+                offset=frame.offset,
+                position=frame.seal.first_position,
+            ) from error
 
     def keep_open(self) -> int:
         """The segment's descriptor for reading and writing, held until ``close``."""

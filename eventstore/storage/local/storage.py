@@ -18,8 +18,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from eventstore import files
 from eventstore import format as log_format
@@ -37,10 +36,13 @@ from eventstore.storage.local import directory as folder
 from eventstore.storage.local.directory import SegmentName
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
 from eventstore.storage.local.lock import Lock
-from eventstore.storage.local.recovery import damage, settle_tail
+from eventstore.storage.local.recovery import damage, settle_tail, torn_tail
 from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment
 from eventstore.storage.local.verify import verify_log
 from eventstore.storage.protocol import StoredBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SEGMENT_BYTES_MAX = 64 << 20
 _READ_BYTES = 4 << 20
@@ -67,11 +69,16 @@ class LocalStorage:
         self._sync_running = False
         self._one_sync = threading.Lock()
         self._never_sync: SegmentName | None = None
+        self._served: tuple[int, bytes] | None = None
         self._synced = 0
         self._lock: Lock | None = None
         self._generation = -1
         self._segments: list[Segment] = []
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
         self.log_id = self._segments[0].log_id
 
     def _open(self) -> None:
@@ -126,9 +133,10 @@ class LocalStorage:
         """See ``Storage.read``."""
         position = from_position
         while until is None or position < until:
-            batches = self._read_settled(position, until)
+            batches = self._read_listed(position, until)
             if not batches:
                 return
+            self._serve(batches[-1].next_position, batches[-1].chain)
             yield from batches
             position = batches[-1].next_position
 
@@ -141,6 +149,7 @@ class LocalStorage:
         with self._state:
             self._make_room()
             segment = self._segments[-1]
+            self._check_same_history(segment, first_position)
             if segment.next_position != first_position:
                 return False
             frame = log_format.seal_frame(
@@ -156,6 +165,7 @@ class LocalStorage:
             seal = log_format.header_seal(frame[:header])
             assert seal is not None, "a frame carries the seal that it was given"
             segment.extend(seal, segment.end_offset)
+            self._serve(segment.next_position, chain)
         return True
 
     def sync(self, next_position: int) -> None:
@@ -176,12 +186,13 @@ class LocalStorage:
 
     def recover(self) -> None:
         """See ``Storage.recover``."""
-        if self._lock is None or self._lock.state()[1] is None:
+        if self._failed_at() is None:
             return
+        assert self._lock is not None
         with self._lock.hold(), self._state:
-            failed_at = self._lock.state()[1]
+            self._notice_new_segments()
+            failed_at = self._failed_at()
             if failed_at is not None:
-                self._notice_new_segments()
                 self._salvage(failed_at)
 
     def verify(self) -> Verdict:
@@ -199,6 +210,7 @@ class LocalStorage:
     def reopen(self) -> None:
         """Open the files anew."""
         self._generation = -1
+        self._served = None
         self._open()
 
     def close(self) -> None:
@@ -211,6 +223,28 @@ class LocalStorage:
             self._lock = None
 
     # --- reading
+
+    def _read_listed(self, position: int, until: int | None) -> list[StoredBatch]:
+        """Some batches from ``position`` on; where a file is gone the folder is listed again, once.
+
+        Its next generation may have taken its place. Otherwise it is damage.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return self._read_settled(position, until)
+        try:
+            self._list_segments()
+            return self._read_settled(position, until)
+        except FileNotFoundError as error:
+            raise self._gone(error.filename, position) from error
+
+    def _gone(self, path: str | os.PathLike[str], position: int) -> DamagedLogError:
+        return DamagedLogError(
+            f"{os.fspath(path)} was deleted while it was in use: events from position {position} on cannot "
+            "be read or written. Restore it from a copy and open the log again",
+            path=os.fspath(path),
+            offset=0,
+            position=position,
+        )
 
     def _read_settled(self, position: int, until: int | None) -> list[StoredBatch]:
         """Some batches from ``position`` on; a flaw at the very end is looked at again under the lock."""
@@ -230,7 +264,8 @@ class LocalStorage:
                 return self._read_some(position, until)
             except FlawedFrameError as flawed:
                 segment = self._segments[-1]
-                settle_tail(self.directory, segment, flawed.offset, synced_position=self.durable_position)
+                with self._cutting():
+                    settle_tail(self.directory, segment, flawed.offset, synced_position=self.durable_position)
                 return self._read_some(position, until)
 
     def _read_some(self, position: int, until: int | None) -> list[StoredBatch]:
@@ -248,6 +283,10 @@ class LocalStorage:
             for frame in segment.frames_from(position):
                 if limit is not None and frame.seal.first_position >= limit:
                     break
+                if limit is not None and frame.seal.next_position > limit:
+                    if batches:
+                        break
+                    raise self._begins_within(frame, self._segments[place + 1])
                 batches.append(_stored_batch(segment, frame))
                 size += frame.seal.frame_bytes
                 if size >= _READ_BYTES or (until is not None and frame.seal.next_position >= until):
@@ -262,6 +301,17 @@ class LocalStorage:
         if not batches and limit is not None and segment.next_position < limit:
             raise damage(segment, segment.end_offset, Flaw.SHORT)
         return batches
+
+    def _begins_within(self, frame: Frame, following: Segment) -> DamagedLogError:
+        """The error for a segment that begins in the middle of a commit, as after two locks for one log."""
+        return DamagedLogError(
+            f"{following.path} begins at position {following.name.first_position}, within the commit of "
+            f"positions {frame.seal.first_position} to {frame.seal.next_position - 1} in the segment before "
+            "it: one of the two does not belong here. Restore the files from a copy",
+            path=str(following.path),
+            offset=0,
+            position=frame.seal.first_position,
+        )
 
     def _place_of(self, position: int) -> int:
         place = bisect_right(self._segments, position, key=lambda segment: segment.name.first_position) - 1
@@ -302,11 +352,14 @@ class LocalStorage:
             generation = -1 if self._lock is None else self._lock.state()[0]
             known = {segment.name: segment for segment in self._segments}
             names = folder.segment_names(self.directory)
-            self._segments = [
-                known.pop(name) if name in known else Segment(self.directory, name) for name in names
-            ]
-            for segment in (*self._segments[:-1], *known.values()):
-                segment.close()
+            if not names:
+                raise self._gone(self.directory / SegmentName(0).text, 0)
+            segments = [known[name] if name in known else Segment(self.directory, name) for name in names]
+            self._check_served_is_there(segments)
+            for name, segment in known.items():
+                if name != names[-1]:
+                    segment.close()
+            self._segments = segments
             self._check_one_log()
             if not self.read_only:
                 self._segments[-1].keep_open()
@@ -325,6 +378,45 @@ class LocalStorage:
 
     # --- writing, under the lock
 
+    def _serve(self, next_position: int, chain: bytes) -> None:
+        """Remember the end of what the log was given, as it was then: it decides on that."""
+        if self._served is None or next_position > self._served[0]:
+            self._served = next_position, chain
+
+    def _check_same_history(self, segment: Segment, next_position: int) -> None:
+        """Whoever read the log before it was repaired or restored must not write behind what it read."""
+        other_history = self._served is not None and self._served != (next_position, segment.chain)
+        if segment.next_position < next_position or (
+            segment.next_position == next_position and other_history
+        ):
+            raise self._other_history()
+
+    def _check_served_is_there(self, segments: list[Segment]) -> None:
+        """A segment that was made anew after a failed sync lacks what the disk had lost by then."""
+        if self._served is None:
+            return
+        position, chain = self._served
+        segment = next(
+            (segment for segment in reversed(segments) if segment.name.first_position <= position), None
+        )
+        if segment is None or segment in self._segments:
+            return
+        found = segment.first_chain
+        with contextlib.suppress(FlawedFrameError):
+            for frame in segment.frames_from(segment.name.first_position):
+                if frame.seal.next_position > position:
+                    break
+                found = frame.seal.chain
+        if found != chain:
+            raise self._other_history()
+
+    def _other_history(self) -> StorageError:
+        return StorageError(
+            f"the log in {self.directory} was repaired or replaced while this process had it open; "
+            "nothing was written. Open it again, in a new process, and look before repeating the call",
+            path=str(self.directory),
+        )
+
     def _write(self, segment: Segment, frame: bytes) -> None:
         descriptor = segment.keep_open()
         try:
@@ -335,20 +427,58 @@ class LocalStorage:
         except OSError as error:
             reason = str(error)
         # A crash here leaves a short frame, which the next writer sets aside.
-        files.cut(descriptor, segment.end_offset)
+        try:
+            with self._cutting():
+                files.cut(descriptor, segment.end_offset)
+                files.sync_data(descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"a commit was not written to {segment.path} ({reason}), and the disk did not confirm that "
+                f"what it took of it is gone ({error}). The next commit goes to a new file. Check the disk",
+                path=str(segment.path),
+            ) from error
         raise WriteRefusedError(
             f"nothing was written to {segment.path}: {reason}. Make room and repeat the call",
             path=str(segment.path),
         )
+
+    @contextlib.contextmanager
+    def _cutting(self) -> Iterator[None]:
+        """Bytes behind the good frames are taken away: others come there only when that is durable.
+
+        Otherwise a power cut could mix the two, and nobody could tell that from damage. Meanwhile the
+        log counts as one whose sync failed, so that after a crash in here the next writer goes on in
+        a new segment.
+        """
+        assert self._lock is not None
+        segment = self._segments[-1]
+        generation, failed_at = self._lock.state()
+        if failed_at is None:
+            # First the good frames: others may wait for their sync, and the mark is not to concern them.
+            self._sync_descriptor(segment.keep_open(), segment)
+            self._synced = max(self._synced, segment.next_position)
+        self._lock.write_state(
+            generation=generation, failed_at=self.durable_position if failed_at is None else failed_at
+        )
+        try:
+            yield
+        except DamagedLogError:
+            self._lock.write_state(generation=generation, failed_at=failed_at)
+            raise
+        self._lock.write_state(generation=generation, failed_at=failed_at)
 
     def _make_room(self) -> None:
         assert self._lock is not None
         generation, failed_at = self._lock.state()
         if generation % 2:
             self._lock.write_state(generation=generation + 1, failed_at=failed_at)
+        failed_at = self._failed_at()
         if failed_at is not None:
             self._salvage(failed_at)
         segment = self._segments[-1]
+        if not files.has_name(segment.keep_open()):
+            # What is written to it now would be gone with this process, and nobody else would see it.
+            raise self._gone(segment.path, segment.name.first_position)
         if (
             segment.end_offset >= self._segment_bytes_max
             and segment.next_position > segment.name.first_position
@@ -367,14 +497,21 @@ class LocalStorage:
         The kernel may have dropped the failed pages, so the old file is never synced again. What can
         still be read of it is written anew; what cannot was never acknowledged.
         """
-        segment = self._segments[-1]
+        # Looked at anew: what was read of it before may be gone by now.
+        segment = Segment(self.directory, self._segments[-1].name)
         start = max(synced_position, segment.name.first_position)
         chain, kept = segment.first_chain, []
-        for frame in segment.frames_from(segment.name.first_position):
-            if frame.seal.next_position <= start:
-                chain = frame.seal.chain
-            else:
-                kept.append(frame)
+        try:
+            for frame in segment.frames_from(segment.name.first_position):
+                if frame.seal.next_position <= start:
+                    chain = frame.seal.chain
+                else:
+                    kept.append(frame)
+        except FlawedFrameError as flawed:
+            # These bytes stay where they are: the old file is never written again.
+            torn_tail(segment, flawed.offset, synced_position=max(start, self.durable_position))
+        # The mark comes from a derived file, whose bytes nothing checks: a segment begins with a frame.
+        start = kept[0].seal.first_position if kept else segment.next_position
         fresh = start > segment.name.first_position
         name = SegmentName(start) if fresh else SegmentName(start, segment.name.generation + 1)
         try:
@@ -397,18 +534,24 @@ class LocalStorage:
         generation, failed_at = self._lock.state()
         odd = generation | 1
         content = _segment_bytes(name, schema, chain, kept)
-        self._lock.write_state(generation=odd, failed_at=failed_at)
         # A crash in between leaves it odd: everybody lists the folder each time until the next writer.
+        # It also leaves the mark, as does a failed sync of the folder: the name may be there and not
+        # be durable, so the next writer goes on under another one.
+        marked: int | None = name.first_position if failed_at is None else failed_at
+        self._lock.write_state(generation=odd, failed_at=marked)
         try:
             folder.create_segment(self.directory, name, content)
+            marked = failed_at
         except OSError as error:
+            if not (self.directory / name.text).exists():
+                marked = failed_at
             raise WriteRefusedError(
                 f"the segment {name.text} could not be made in {self.directory}: {error}. Nothing was "
                 "written; make room and repeat the call",
                 path=str(self.directory / name.text),
             ) from error
         finally:
-            self._lock.write_state(generation=odd + 1, failed_at=failed_at)
+            self._lock.write_state(generation=odd + 1, failed_at=marked)
 
     # --- syncing
 
@@ -422,6 +565,8 @@ class LocalStorage:
             self._sync_descriptor(descriptor, segment)
         finally:
             os.close(descriptor)
+        # A file that was opened after a sync of it had failed elsewhere does not hear of that.
+        self._refuse_after_failed_sync(written)
         with self._state:
             self._synced = max(self._synced, written)
 
@@ -435,6 +580,14 @@ class LocalStorage:
                 "is there before repeating the call",
                 path=str(self.directory),
             )
+
+    def _failed_at(self) -> int | None:
+        """Where the synced part of the log ended when a sync of the active segment failed, if one has."""
+        failed_at = None if self._lock is None else self._lock.state()[1]
+        if failed_at is None and self._segments[-1].name == self._never_sync:
+            # The disk refused the mark, too. This process knows without it.
+            return self.durable_position
+        return failed_at
 
     def _sync_descriptor(self, descriptor: int, segment: Segment) -> None:
         """Sync a segment; one that failed once is never synced again, by no thread of this process."""
@@ -462,7 +615,9 @@ class LocalStorage:
         with self._lock.hold():
             generation, failed_at = self._lock.state()
             if failed_at is None:
-                self._lock.write_state(generation=generation, failed_at=self.durable_position)
+                # A disk that refuses the mark as well must not hide that the sync has failed.
+                with contextlib.suppress(OSError):
+                    self._lock.write_state(generation=generation, failed_at=self.durable_position)
 
 
 def _nearest_folder(path: Path) -> Path:
@@ -473,9 +628,9 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _stored_batch(segment: Segment, frame: Frame) -> StoredBatch:
-    message = pa.ipc.read_message(pa.py_buffer(frame.data))
-    batch = pa.ipc.read_record_batch(message, segment.schema)
-    return StoredBatch(frame.seal.first_position, batch, frame.seal.chain, frame.seal.frame_bytes)
+    return StoredBatch(
+        frame.seal.first_position, segment.batch(frame), frame.seal.chain, frame.seal.frame_bytes
+    )
 
 
 def _segment_bytes(name: SegmentName, schema: pa.Schema, chain: bytes, kept: list[Frame]) -> bytes:

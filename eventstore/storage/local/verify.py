@@ -3,6 +3,10 @@
 It walks every byte of every segment, checks each seal, computes the chain of hashes anew from the
 events, checks that positions and stream versions are dense, and lists what it finds instead of
 stopping at the first. Behind a damaged frame it goes on with the next segment.
+
+Where events were lost and the log was repaired, the chain is a new one from there on. Their
+placeholders say where the former one can be taken up again, so a chain value that somebody noted
+before the repair is recognised, too.
 """
 
 from __future__ import annotations
@@ -11,17 +15,20 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from eventstore import files
+from eventstore import files, tagged_json
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
+from eventstore.lost_events import EVENT_LOST, FormerChain, former_chain_of
 from eventstore.model import Finding, Verdict
 from eventstore.schema import content_digests
 from eventstore.storage.local.directory import SegmentName, segment_names
 from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, frames
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass
@@ -37,26 +44,50 @@ class _Walk:
     findings: list[Finding] = field(default_factory=list)
     good_events: int = 0
     good_chain: bytes = b""
+    expected: bytes | None = None
+    expected_at: int | None = None
+    former: dict[str, FormerChain] = field(default_factory=dict)
 
 
-def verify_log(path: str | os.PathLike[str]) -> Verdict:
+def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Verdict:
     """Check the log in a folder; also one that is too damaged to open.
 
     Args:
         path: The log's folder, e.g. ``<base>/events``.
+        expect: A chain value that was noted earlier, as 64 hexadecimal digits. The verdict says at
+            which position the history has it: ``Verdict.expected_at``.
 
     Raises:
         LogNotFoundError: There is none.
+        ValueError: ``expect`` is no chain value.
     """
+    expected = None if expect is None else _chain_value(expect)
     directory = Path(path)
     names = segment_names(directory) if directory.is_dir() else []
     if not names:
         raise LogNotFoundError(f"there is no log in {directory}", path=str(directory))
-    walk = _Walk()
+    walk = _Walk(expected=expected)
     limits = [name.first_position for name in names[1:]]
     for name, limit in zip(names, [*limits, None], strict=True):
         _check_segment(walk, directory, name, limit)
-    return Verdict(walk.good_events, len(names), walk.bytes_read, walk.good_chain.hex(), tuple(walk.findings))
+    return Verdict(
+        walk.good_events,
+        len(names),
+        walk.bytes_read,
+        walk.good_chain.hex(),
+        tuple(walk.findings),
+        walk.expected_at,
+    )
+
+
+def _chain_value(text: str) -> bytes:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != log_format.CHAIN_BYTES:
+        raise ValueError(f"a chain value has {2 * log_format.CHAIN_BYTES} hexadecimal digits, not {text!r}")
+    return value
 
 
 def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int | None) -> None:
@@ -68,6 +99,7 @@ def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int |
         return
     if name.first_position == 0 and not walk.chain:
         walk.chain = walk.good_chain = log_format.first_chain(segment.log_id)
+        _compare(walk, 0)
     if name.first_position != walk.position:
         missing = (
             f"positions {walk.position} to {name.first_position - 1} are missing in front of this segment"
@@ -144,10 +176,13 @@ def _check_frame(walk: _Walk, segment: Segment, frame: Frame) -> None:
         message = f"a frame for position {seal.first_position} stands where {walk.position} belongs"
         _find(walk, "damage", segment.name, frame.offset, walk.position, message)
         walk.trusted = False
-    batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(frame.data)), segment.schema)
-    wrong = (
-        _check_events(walk, batch) if batch.num_rows == seal.event_count else "its seal counts other events"
-    )
+    wrong = None
+    try:
+        batch = segment.batch(frame)
+    except DamagedLogError as error:
+        wrong = str(error)
+    else:
+        wrong = _check_events(walk, segment, frame, batch)
     if walk.chain != seal.chain:
         wrong = wrong or "the chain of hashes does not hold"
     if seal.synced_position > seal.first_position:
@@ -161,10 +196,11 @@ def _check_frame(walk: _Walk, segment: Segment, frame: Frame) -> None:
         walk.good_events, walk.good_chain = walk.position, walk.chain
 
 
-def _check_events(walk: _Walk, batch: pa.RecordBatch) -> str | None:
+def _check_events(walk: _Walk, segment: Segment, frame: Frame, batch: pa.RecordBatch) -> str | None:
     """Fold the batch into the chain; say what is wrong with its events, if anything."""
     wrong = None
     streams = batch.column("stream").to_pylist()
+    types = batch.column("type").to_pylist()
     for place, (position, version, content) in enumerate(content_digests(batch)):
         stream = streams[place]
         if position != walk.position + place:
@@ -175,7 +211,57 @@ def _check_events(walk: _Walk, batch: pa.RecordBatch) -> str | None:
         walk.chain = log_format.next_chain(
             walk.chain, position=position, stream_version=version, content=content
         )
+        if types[place] == EVENT_LOST:
+            _note_loss(walk, segment, frame, position, batch.column("data")[place].as_py())
+        if walk.expected is not None:
+            _compare(walk, position + 1)
+            _go_on_with_former_chains(walk, segment, frame, position, version, content)
     return wrong
+
+
+def _note_loss(walk: _Walk, segment: Segment, frame: Frame, position: int, data_json: str) -> None:
+    """Say what a repair says of lost events, at the first of them."""
+    try:
+        data = tagged_json.decode(data_json)
+    except ValueError:
+        return
+    if not isinstance(data, dict) or data.get("first_position") != position:
+        return
+    message = (
+        f"the events from position {position} up to {data.get('next_position')} were lost before a repair"
+    )
+    _find(walk, "note", segment.name, frame.offset, position, message)
+    former = former_chain_of(data)
+    if former is not None and walk.expected is not None:
+        walk.former[former[0]] = former[1]
+        _compare_former(walk, segment, frame, former[1])
+
+
+def _compare(walk: _Walk, position: int) -> None:
+    if walk.expected == walk.chain and walk.trusted:
+        walk.expected_at = position
+
+
+def _go_on_with_former_chains(
+    walk: _Walk, segment: Segment, frame: Frame, position: int, version: int, content: bytes
+) -> None:
+    """Let the chains that the log had before it was repaired go on by one event."""
+    for repair, former in walk.former.items():
+        if former.position == position:
+            value = log_format.next_chain(
+                former.value, position=position, stream_version=version, content=content
+            )
+            walk.former[repair] = FormerChain(position + 1, value)
+            _compare_former(walk, segment, frame, walk.former[repair])
+
+
+def _compare_former(walk: _Walk, segment: Segment, frame: Frame, former: FormerChain) -> None:
+    if former.value == walk.expected:
+        message = (
+            f"the expected chain value is that of position {former.position} before the log was repaired: "
+            "the events that were lost are listed, and the others are as they were"
+        )
+        _find(walk, "note", segment.name, frame.offset, former.position, message)
 
 
 def _find(walk: _Walk, severity: str, name: SegmentName, offset: int, position: int, message: str) -> None:
