@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRASH = ".trash"
+
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Of descriptors or memory: errors of the moment."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +342,7 @@ def _describe(container: str, dataset: str, folder: Path) -> ArrayRemoved:
 
 def _files_below(folder: Path) -> Iterator[tuple[str, int]]:
     """Path and size of every file; a symbolic link is a file here and is not followed."""
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_unless_it_may_pass):
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for path in (Path(parent, name) for name in (*names, *links)):
             # A writer that is still at work may take its temporary files away meanwhile.
@@ -357,10 +361,17 @@ def _array_metadata(folder: Path) -> tuple[list[int] | None, str | None, list[in
         if not hasattr(array, "shape"):
             return None, None, None
         return [int(n) for n in array.shape], str(array.dtype), [int(n) for n in array.chunks]
-    except Exception:
+    except Exception as error:
+        _unless_it_may_pass(error)
         # Unreadable metadata is a reason to remove an array, not one to keep it.
         logger.info("The metadata of %s could not be read and is not on record.", folder, exc_info=True)
         return None, None, None
+
+
+def _unless_it_may_pass(error: Exception) -> None:
+    """Raise an error that says nothing of the array: what it was must not be on record as unknown."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        raise error
 
 
 def _delete(trashed: Path) -> None:

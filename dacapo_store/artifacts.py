@@ -10,9 +10,10 @@ short; an empty payload has none), so that a part of a large file can be checked
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -76,16 +77,35 @@ class ArtifactWriter:
     def __init__(self, descriptor: int, chunk_bytes: int) -> None:
         self._descriptor = descriptor
         self._digest = ChunkedDigest(chunk_bytes)
+        self._refusal: OSError | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append all of ``data``; there is no seeking, so the digest is that of the file."""
         view = memoryview(data).cast("B")
-        files.write(self._descriptor, view)
+        try:
+            files.write(self._descriptor, view)
+        except OSError as error:
+            self._refusal = self._refusal or error
+            raise
         self._digest.update(view)
         return len(view)
 
     def flush(self) -> None:
         """Do nothing: nothing is held back here."""
+
+    @contextlib.contextmanager
+    def telling_refusals(self) -> Iterator[None]:
+        """What the disk refused is what is raised, whatever the body makes of it.
+
+        torch, for one, goes on to close its archive and then complains of a place in the file.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._refusal in (None, error):
+                raise
+        if self._refusal is not None:
+            raise self._refusal
 
     def describe(self, path: str) -> Artifact:
         """What was written so far, as the artifact at ``path``."""
@@ -127,7 +147,8 @@ def write(
     files.make_directories(target.parent, like=base)
     with files.new_file(target, like=base) as (descriptor, _):
         writer = ArtifactWriter(descriptor, chunk_bytes)
-        fill(writer)
+        with writer.telling_refusals():
+            fill(writer)
         if check is not None:
             check(target)
         files.sync_file(descriptor)

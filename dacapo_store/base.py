@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,14 @@ class Base:
             return self._views
 
     def query(self, sql: str, parameters: Any = None) -> Any:
-        """Run SQL over the public views, which show everything committed before this call."""
+        """Run SQL over the public views, which show everything committed before this call.
+
+        Raises:
+            ValueError: A parameter is no Unicode text, so nothing of that name can be stored.
+        """
+        if parameters is not None:
+            for each in parameters.values() if isinstance(parameters, Mapping) else parameters:
+                _check_text(each)
         return self.views.query(sql, parameters)
 
     def run_directory(self, run_name: str) -> Path:
@@ -167,6 +174,14 @@ class Base:
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""
         self._views_lock = threading.Lock()
+
+
+def _check_text(parameter: Any) -> None:
+    if isinstance(parameter, str):
+        try:
+            parameter.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{parameter!r} is not valid Unicode text") from error
 
 
 def _at(path: Path, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arguments by place

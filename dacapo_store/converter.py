@@ -191,10 +191,13 @@ class Converter:
 
         Raises:
             ConversionError: The object holds something that has no document, or itself; the
-                message names the place and says what to do.
+                message names the place and says what to do. Or it nests too deeply.
             TypeNameError: It holds instances of two classes of one name.
         """
-        return self._unstructure(obj, "$", ())
+        try:
+            return self._unstructure(obj, "$", ())
+        except RecursionError:
+            raise ConversionError("the object nests too deeply for a document: make it flatter") from None
 
     @overload
     def structure(self, document: Any, cls: type[_T], /) -> _T: ...

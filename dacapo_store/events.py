@@ -14,9 +14,22 @@ from typing import Any
 
 import msgspec
 
-from eventstore import EventTypes
+from eventstore import EVENT_LOST, EventTypes
 
 EVENT_TYPES = EventTypes()
+
+
+@EVENT_TYPES.register(EVENT_LOST)
+class EventLost(msgspec.Struct, frozen=True):
+    """The place of an event that damage has taken; the log itself writes it when it is repaired.
+
+    Folds take no notice: what is in view is what the other events say. ``repair`` names the folder in
+    quarantine that holds what is left of it.
+    """
+
+    first_position: int
+    next_position: int
+    repair: str
 
 
 @EVENT_TYPES.register("ConfigStored")
@@ -126,6 +139,18 @@ class WeightsRemoved(msgspec.Struct, frozen=True):
 
     run: str
     iteration: int
+
+
+@EVENT_TYPES.register("WeightsPayloadDropped")
+class WeightsPayloadDropped(msgspec.Struct, frozen=True):
+    """The file of weights that were stored again since is deleted, to make room.
+
+    The present view is as it was; the log as of the time before cannot load these weights any more.
+    """
+
+    run: str
+    iteration: int
+    path: str
 
 
 @EVENT_TYPES.register("BestWeightsChosen")

@@ -145,6 +145,8 @@ def folded(history: History[R], events: Iterable[RecordedEvent]) -> History[R]:
         match EVENT_TYPES.decode(event):
             case TrainingStatsRecorded() | ValidationScoresRecorded() as fact:
                 rows = rows_type.of_event(fact, event.index, event.values)
+                # Only where the event that began it was lost is this epoch a new one.
+                epoch = max(epoch, fact.epoch)
                 parts.append(_still_in_view(rows, fact.epoch, cuts))
             case (
                 TrainingEpochBegun(epoch=epoch, keeps_below=cut)

@@ -24,6 +24,8 @@ KNOWN_STORE_TYPES: Final = ("files",)
 OPTIONS_FILE_VARIABLE: Final = "DACAPO_OPTIONS_FILE"
 """The environment variable that names the options file."""
 
+_VALUES_MAX: Final = 100_000
+
 # Files and keys that were warned of; options are read again for each store.
 _warned: set[tuple[str, frozenset[str]]] = set()
 
@@ -199,8 +201,12 @@ def _read(path: Path) -> dict[Any, Any]:
     import yaml  # only those who read a file wait for it
 
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
+        loader = yaml.SafeLoader(path.read_bytes())
+        node = loader.get_single_node()
+        _refuse_bombs(node)
+        content = None if node is None else loader.construct_document(node)
+    # A date that there is not is a ValueError; what is nested without end, a RecursionError.
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as YAML: {error}") from error
     if content is None:
         return {}
@@ -210,3 +216,22 @@ def _read(path: Path) -> dict[Any, Any]:
             f"not {type(content).__name__}"
         )
     return content
+
+
+def _refuse_bombs(node: Any) -> None:
+    """A few lines of aliases of aliases stand for more values than there is memory."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if not isinstance(node.value, list):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = _VALUES_MAX  # while it is being counted: a node within itself has no end
+            children = [
+                child for item in node.value for child in (item if isinstance(item, tuple) else (item,))
+            ]
+            sizes[id(node)] = 1 + sum(map(size, children))
+        return sizes[id(node)]
+
+    if node is not None and size(node) >= _VALUES_MAX:
+        raise ValueError(f"it stands for {_VALUES_MAX:,} values or more: mind its aliases")

@@ -19,7 +19,8 @@ def absolute_path(path: str | os.PathLike[str]) -> UPath:
     """The absolute form of a path on this machine, as DaCapo's kind of path.
 
     Raises:
-        ValueError: The path is on another kind of storage: give a local one.
+        ValueError: The path is on another kind of storage: give a local one. Or it begins with ``~``
+            and a name that nobody here has.
     """
     # Importing upath costs more than all of a small call, and only stores need it.
     from upath import UPath
@@ -27,7 +28,10 @@ def absolute_path(path: str | os.PathLike[str]) -> UPath:
     given = UPath(path)
     if given.protocol not in ("", "file", "local"):
         raise ValueError(f"{path} is on {given.protocol!r} storage; a store's path must be local")
-    return UPath(Path(given.path).expanduser().absolute())
+    try:
+        return UPath(Path(given.path).expanduser().absolute())
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such home directory; give a path without ~") from error
 
 
 def base_path(store_path: UPath, folder: str) -> Path:

@@ -13,6 +13,7 @@ import pickle
 import random
 import threading
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -111,12 +112,35 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 def load(file: IO[bytes]) -> Weights:
-    """Unpickle weights, DaCapo's own too, making nothing but tensors and plain containers."""
+    """Unpickle weights, DaCapo's own too, making nothing but tensors and plain containers.
+
+    Raises:
+        DamagedArtifactError: The file is not a complete file of ``torch.save``.
+        WeightsUnsafeError: It holds more than weights, or unpacks to more than it holds.
+    """
+    _refuse_bombs(file)
     state = _unpickle(file)
     parts = state if isinstance(state, Mapping) else getattr(state, "__dict__", {})
     if not {"model", "optimizer"} <= parts.keys():
         raise WeightsUnsafeError(f"the file {file.name} does not hold weights of model and optimizer")
     return Weights(parts["model"], parts["optimizer"])
+
+
+def _refuse_bombs(file: IO[bytes]) -> None:
+    """torch.save packs nothing, so whatever would grow while it is unpacked is none of its files."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        # A file of before torch 1.6, or a damaged one: torch tells them apart.
+        entries = []
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+        raise WeightsUnsafeError(
+            f"the file {file.name} unpacks to more than it holds, which no file of torch.save does; it was "
+            "not loaded"
+        )
+    file.seek(0)
 
 
 def _unpickle(file: IO[bytes]) -> Any:
@@ -127,14 +151,15 @@ def _unpickle(file: IO[bytes]) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         file.seek(0)
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:
+        # Bytes that are no pickle make an unpickler fail in any way: KeyError, UnicodeDecodeError, …
         raise DamagedArtifactError(
             f"the file {file.name} is not a complete file of torch.save: restore it from a copy"
         ) from error
     try:
         with _allowing, torch.serialization.safe_globals([(_PickledWeights, _UPSTREAM_WEIGHTS)]):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
         raise WeightsUnsafeError(
             f"the file {file.name} holds more than tensors and plain containers and was not loaded: "
             "if you trust it, load it with torch.load(…, weights_only=False) and store its weights anew"

@@ -156,7 +156,7 @@ def test_file_and_folder_are_synced_in_this_order(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", note)
     artifacts.write(tmp_path, "a", fill_with(b"data"))
-    assert synced == [str(tmp_path / "a"), str(tmp_path)]
+    assert synced[-2:] == [str(tmp_path / "a"), str(tmp_path)]
 
 
 def test_chunks_need_a_size() -> None:

@@ -686,7 +686,8 @@ def test_payload_is_durable_before_its_event(
     monkeypatch.setattr(files, "sync_file", note_file)
     monkeypatch.setattr(files, "sync_directory", note_directory)
     store.store_weights(trained(), 40)
-    assert order[: order.index("event")] == [".pt", "objects"]
+    # Folders may be synced in front of them, once in the life of a process.
+    assert order[order.index(".pt") : order.index("event")] == [".pt", "objects"]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")

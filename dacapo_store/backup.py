@@ -1,0 +1,172 @@
+"""Backup: a copy of a base that is consistent while others write, and says what it holds.
+
+1. The log is copied first, up to its durable position: whole commits, each frame checked on the way.
+2. Then the payloads that these events name, each checked against its digest on the way. They were
+   durable before their events, so they are there, unless they were removed since.
+3. A receipt, ``backup.json``, says position and chain value. It is written last.
+
+The copy is a base: it opens. An earlier copy is brought up to date; nothing is ever deleted in it but
+segments that newer generations supersede. Links and small JSON files are derived and made anew
+there by ``LocalWeightsStore.repair_links``. Zarr arrays are not part of it: the log does not know what
+is in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dacapo_store import artifacts
+from dacapo_store.artifacts import Artifact, ArtifactWriter
+from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.payloads import Payloads
+from eventstore import EventLog, LogNotFoundError, copy_log, files
+
+RECEIPT = "backup.json"
+
+
+@dataclass(frozen=True)
+class BackupReceipt:
+    """What a backup holds.
+
+    Attributes:
+        source: The base that was copied.
+        created_at: When, ISO 8601.
+        log_id: The log's id.
+        next_position: How many events the copy holds.
+        chain: The chain's value behind them: ``verify --expect`` compares it.
+        payloads: How many payloads the copy holds.
+        payload_bytes: Their size.
+        copied_bytes: How many bytes were written this time, log included.
+        missing: Payloads that these events name and that could not be copied, with the reason.
+    """
+
+    source: str
+    created_at: str
+    log_id: str
+    next_position: int
+    chain: str
+    payloads: int
+    payload_bytes: int
+    copied_bytes: int
+    missing: tuple[tuple[str, str], ...]
+
+
+def back_up(
+    base: str | os.PathLike[str], target: str | os.PathLike[str], *, link: bool = False
+) -> BackupReceipt:
+    """Copy a base while others may go on writing to it.
+
+    Args:
+        base: The base directory.
+        target: An empty or missing folder, or an earlier backup of the same base.
+        link: Give payloads a second name in the target instead of copying them, where both are on one
+            file system. This saves room and guards against deletion, not against a failing disk.
+
+    Raises:
+        LogNotFoundError: There is no base.
+        ValueError: The target holds something else, or lies within the base; nothing was written.
+        DamagedLogError: The log is damaged.
+        OSError: The disk did not take the copy. It may be repeated and goes on where it was.
+    """
+    root, copy = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
+    _check_target(root, copy)
+    with _opened(root) as log:
+        next_position = log.durable_position
+        files.make_directories(copy, like=root)
+        copied_log = copy_log(root / "events", copy / "events", next_position=next_position)
+        named = Payloads.of_log(log, until=copied_log.next_position)
+        present = {payload.stored.path for payload in named.present.values()}
+        gone = Payloads.of_log(log)
+        since = gone.dropped | gone.removed.keys()
+    missing: list[tuple[str, str]] = []
+    copied_bytes, payload_bytes, count = copied_log.copied_bytes, 0, 0
+    for payload in named.kept():
+        artifact = payload.artifact
+        try:
+            copied_bytes += _copy_payload(root, copy, artifact, link=link)
+        except (FileNotFoundError, DamagedArtifactError, ValueError) as error:
+            if artifact.path not in since:
+                reason = "the file is gone" if isinstance(error, FileNotFoundError) else str(error)
+                missing.append(
+                    (artifact.path, reason if artifact.path in present else f"{reason} (not in view)")
+                )
+            continue
+        payload_bytes += artifact.bytes
+        count += 1
+    receipt = BackupReceipt(
+        source=str(root),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        log_id=copied_log.log_id,
+        next_position=copied_log.next_position,
+        chain=copied_log.chain,
+        payloads=count,
+        payload_bytes=payload_bytes,
+        copied_bytes=copied_bytes,
+        missing=tuple(missing),
+    )
+    files.replace_text(copy / RECEIPT, json.dumps(asdict(receipt), indent=1) + "\n", like=copy)
+    return receipt
+
+
+def _check_target(root: Path, copy: Path) -> None:
+    if copy == root or root in copy.parents or copy in root.parents:
+        raise ValueError(f"{copy} and the base {root} lie within each other: give a folder elsewhere")
+    if copy.is_dir() and any(copy.iterdir()) and not (copy / "events").is_dir():
+        raise ValueError(f"{copy} is not empty and no backup: give an empty folder or an earlier backup")
+
+
+def _opened(root: Path) -> EventLog:
+    """The log, synced so that all of it can be copied; as far as it is known to be durable otherwise."""
+    events = root / "events"
+    if not events.is_dir():
+        raise LogNotFoundError(f"there is no base in {root}", path=str(root))
+    with EventLog.open(events, read_only=True):
+        # A folder without a log would get one from opening it for writing.
+        pass
+    try:
+        return EventLog.open(events)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return EventLog.open(events, read_only=True)
+
+
+def _copy_payload(root: Path, copy: Path, artifact: Artifact, *, link: bool) -> int:
+    """Copy a payload that is not there yet; how many bytes were written."""
+    source, target = artifacts.locate(root, artifact.path), artifacts.locate(copy, artifact.path)
+    if target.is_file() and target.stat().st_size == artifact.bytes:
+        return 0
+    if target.exists():
+        # Cut off by a crash of the machine, or not ours: it is no backup of this payload.
+        files.unlink(target)
+    if link:
+        artifacts.verify_file(root, artifact)
+        files.make_directories(target.parent, like=copy)
+        try:
+            files.link(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+        else:
+            return 0
+    artifacts.write(
+        copy, artifact.path, lambda file: _fill(file, source, artifact), chunk_bytes=artifact.chunk_bytes
+    )
+    return artifact.bytes
+
+
+def _fill(file: ArtifactWriter, source: Path, artifact: Artifact) -> None:
+    with source.open("rb") as payload:
+        while data := payload.read(artifacts.CHUNK_BYTES):
+            file.write(data)
+    found = file.describe(artifact.path)
+    if found != artifact:
+        raise DamagedArtifactError(
+            f"the file {artifact.path} is not the one that was stored (expected {artifact.bytes} bytes, "
+            f"digest {artifact.digest}; found {found.bytes} bytes, digest {found.digest}) and was not copied"
+        )

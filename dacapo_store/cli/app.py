@@ -1,0 +1,24 @@
+"""The verbs, put together. A new group is a module with ``add_to(app)`` and one line here."""
+
+from __future__ import annotations
+
+import typer
+
+from dacapo_store.cli import care
+
+app = typer.Typer(
+    name="dacapo-store",
+    help="Look after a base directory: configs, stats, weights and arrays of DaCapo runs.",
+    no_args_is_help=True,
+    add_completion=True,
+    # A traceback with local variables is for programmers, and may show what a config holds.
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _verbs() -> None:
+    """With a callback, a single verb would keep its name, too."""
+
+
+care.add_to(app)

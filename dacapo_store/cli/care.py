@@ -1,0 +1,278 @@
+"""``verify``, ``repair``, ``gc``, ``backup``: looking after a base.
+
+The verbs that write say first what they would do, and do it with ``--yes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dacapo_store.cli import EXIT_PROBLEM
+from dacapo_store.cli.output import count, remark, say, say_json, size
+from dacapo_store.cli.places import base_of, log_of
+
+if TYPE_CHECKING:
+    from dacapo_store.maintenance import GarbagePlan
+    from eventstore import LostRange, RepairPlan, Verdict
+
+BaseArgument = Annotated[
+    Path | None, typer.Argument(help="The base directory; default: that of dacapo.yaml.", metavar="[BASE]")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be done.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    for verb in (verify, repair, gc, backup):
+        app.command()(verb)
+
+
+def verify(
+    base: BaseArgument = None,
+    *,
+    expect: Annotated[
+        str | None, typer.Option(help="A chain value that you noted: 64 hexadecimal digits.", metavar="HEX")
+    ] = None,
+    position: Annotated[
+        int | None,
+        typer.Option(help="With --expect: the position that it must belong to; default: any.", min=0),
+    ] = None,
+    artifacts: Annotated[
+        bool, typer.Option("--artifacts", help="Read the weights files, too, and compare digests.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read everything, change nothing, and list what is not as it should be.
+
+    Exit code 0: clean. 1: damage, a missing file, or a chain value that no position has. 2: no base.
+    """
+    from dacapo_store.payloads import PayloadFinding, check_payloads
+    from eventstore import EventLog, verify_log
+
+    if position is not None and expect is None:
+        raise ValueError("--position goes with --expect")
+    root = base_of(base)
+    log_folder = log_of(root)
+    verdict = verify_log(log_folder, expect=expect)
+    checked, findings = 0, list[PayloadFinding]()
+    if log_folder != root and verdict.ok:
+        with EventLog.open(log_folder, read_only=True) as log:
+            checked, findings = check_payloads(root, log, digests=artifacts)
+    matches = expect is None or (verdict.expected_at is not None and position in (None, verdict.expected_at))
+    if as_json:
+        say_json(
+            {
+                **asdict(verdict),
+                "ok": verdict.ok,
+                "matches": matches,
+                "weights_files": checked,
+                "weights_findings": [asdict(each) for each in findings],
+            }
+        )
+    else:
+        _say_verdict(verdict, expect, position)
+        for each in findings:
+            say(f"missing\t{each.path}\t-\t{each.position}\t{each.message}")
+        if not verdict.ok:
+            remark("The log is damaged: 'dacapo-store repair' says what can be done.")
+        elif checked:
+            how = "sizes and digests" if artifacts else "sizes"
+            say(f"{count(checked, 'weights file')} looked at ({how}), {len(findings)} not as stored")
+    if not verdict.ok or not matches or findings:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _say_verdict(verdict: Verdict, expect: str | None, position: int | None) -> None:
+    for each in verdict.findings:
+        offset = "-" if each.offset is None else each.offset
+        place = "-" if each.position is None else each.position
+        say(f"{each.severity}\t{each.path}\t{offset}\t{place}\t{each.message}")
+    state = "clean" if verdict.ok else "DAMAGED"
+    say(
+        f"{state}: {count(verdict.events, 'event')} in {count(verdict.segments, 'segment')}, "
+        f"{size(verdict.bytes)}; chain {verdict.chain}"
+    )
+    if expect is not None and verdict.expected_at is None:
+        say("no such history: no position of this log has the expected chain value")
+    elif expect is not None and position not in (None, verdict.expected_at):
+        say(f"the expected chain value is that of position {verdict.expected_at}, not of {position}")
+    elif expect is not None:
+        say(f"the expected chain value is that of position {verdict.expected_at}")
+
+
+def repair(
+    base: BaseArgument = None,
+    *,
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            help="A copy of the base or of its log; what is lost is taken from there.", metavar="PATH"
+        ),
+    ] = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Mend a damaged log: keep all that can be proven good, and say exactly what is lost.
+
+    End all processes that use the base first. Nothing is thrown away: what is replaced goes to
+    events/quarantine. Exit code 0: done, or nothing to do. 1: a dry run that found something to do.
+    """
+    from dacapo_store.provenance import event_metadata
+    from eventstore import plan_repair, repair_log
+
+    log_folder = log_of(base_of(base))
+    source = None if copy is None else log_of(copy.expanduser().absolute())
+    if yes:
+        plan = repair_log(log_folder, copy=source, metadata=event_metadata())
+    else:
+        plan = plan_repair(log_folder, copy=source)
+    if as_json:
+        say_json(plan)
+    else:
+        _say_repair(plan, done=yes, with_copy=source is not None)
+    if plan.needed and not yes:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _say_repair(plan: RepairPlan, *, done: bool, with_copy: bool) -> None:
+    if not plan.needed:
+        say(f"nothing to repair in {plan.path}")
+        return
+    for line in _repair_lines(plan, "written" if done else "write"):
+        say(line)
+    say(f"{count(plan.events_lost, 'event')} lost of {plan.events:,}")
+    if done:
+        say(f"what was replaced is in {plan.path}/{plan.quarantine}")
+        return
+    if plan.lost:
+        other = "another copy" if with_copy else "a copy"
+        remark(f"If you have {other} of the log, use it first: --copy PATH takes from it what is lost.")
+    remark("Nothing was changed. End all processes that use the base, then repeat this with --yes.")
+
+
+def _repair_lines(plan: RepairPlan, verb: str) -> Iterator[str]:
+    if plan.unfinished is not None:
+        yield f"unfinished\t{plan.unfinished}: this earlier repair is completed or undone first"
+    for lost in plan.lost:
+        yield _lost_line(lost)
+    for mended in plan.mended:
+        span = _span(mended.first_position, mended.next_position)
+        yield f"mended\t{mended.path}\t{mended.offset}\t{span}: a flipped bit is put right, nothing is lost"
+    for each in plan.from_copy:
+        yield f"copied\t{_span(each.first_position, each.next_position)} from the copy"
+    for each in plan.unvouched:
+        span = _span(each.first_position, each.next_position)
+        yield f"note\t{span}: their own seal holds, and the chain value in front of them is lost"
+    for position in plan.chain_breaks:
+        yield f"note\tposition {position}: nothing is missing, and yet the chain does not go on from here"
+    for name in plan.set_aside:
+        yield f"aside\t{name}: it belongs to another log, or holds nothing of this one"
+    if plan.torn is not None:
+        path, offset = plan.torn
+        yield f"torn\t{path}\t{offset}\tan unfinished tail, never acknowledged, goes to quarantine"
+    for name in plan.rewritten:
+        yield f"{verb}\t{name} anew, as its next generation"
+
+
+def _span(first_position: int, next_position: int) -> str:
+    last = next_position - 1
+    return f"position {first_position}" if last == first_position else f"positions {first_position} to {last}"
+
+
+def _lost_line(lost: LostRange) -> str:
+    from eventstore import LOST_STREAM
+
+    known = {stream: lost.streams.count(stream) for stream in lost.streams if stream != LOST_STREAM}
+    whose = [f"{number} of {stream}" for stream, number in known.items()]
+    unknown = lost.streams.count(LOST_STREAM)
+    if unknown:
+        whose.append(f"{unknown} of unknown streams")
+    exact = "" if lost.exact else " (at most; how many there were is unknown)"
+    where = "the file is gone" if lost.path is None else f"{lost.path} at byte {lost.offset}"
+    span = _span(lost.first_position, lost.next_position)
+    return f"lost\t{span}{exact}: {', '.join(whose)}; {where}"
+
+
+def gc(
+    base: BaseArgument = None,
+    *,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="Of weights stored several times: 'all', 'latest', or how many of each iteration to keep."
+        ),
+    ] = "all",
+    grace: Annotated[
+        float, typer.Option(help="Leave files alone that changed in the last HOURS.", min=0)
+    ] = 1.0,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete files that nobody needs: what crashes left, and with --keep also weights stored again since.
+
+    Exit code 0, also for a dry run.
+    """
+    from dacapo_store.maintenance import collect_garbage, plan_gc
+
+    work = collect_garbage if yes else plan_gc
+    plan = work(base_of(base), keep=_number_to_keep(keep), grace_seconds=grace * 3600)
+    if as_json:
+        say_json(plan)
+    else:
+        _say_garbage(plan, done=yes)
+
+
+def _number_to_keep(keep: str) -> int | None:
+    if keep in ("all", "latest"):
+        return None if keep == "all" else 1
+    if not keep.isdecimal() or int(keep) < 1:
+        raise ValueError(f"--keep is 'all', 'latest' or a number from 1 on, not {keep!r}")
+    return int(keep)
+
+
+def _say_garbage(plan: GarbagePlan, *, done: bool) -> None:
+    for each in plan.garbage:
+        say(f"{each.kind}\t{each.bytes}\t{each.path}")
+    for path, reason in plan.spared:
+        remark(f"kept: {path}: {reason}")
+    verb = "deleted" if done else "can be deleted"
+    say(f"{count(len(plan.garbage), 'file')} {verb}, {size(plan.bytes)}")
+    if plan.garbage and not done:
+        remark("Nothing was deleted. Repeat this with --yes.")
+
+
+def backup(
+    base: Annotated[Path, typer.Argument(help="The base directory.")],
+    target: Annotated[Path, typer.Argument(help="An empty folder, or an earlier backup of this base.")],
+    *,
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Link weights files instead of copying them, where that is possible."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a base while others write to it: log and weights, checked on the way.
+
+    Zarr arrays are not part of it. Exit code 0: complete. 1: a weights file could not be copied.
+    """
+    from dacapo_store.backup import back_up
+
+    receipt = back_up(base, target, link=link)
+    if as_json:
+        say_json(receipt)
+    else:
+        for path, reason in receipt.missing:
+            say(f"missing\t{path}\t{reason}")
+        say(
+            f"{count(receipt.next_position, 'event')}, {count(receipt.payloads, 'weights file')} "
+            f"({size(receipt.payload_bytes)}); {size(receipt.copied_bytes)} written this time"
+        )
+        say(f"position {receipt.next_position} chain {receipt.chain}")
+    if receipt.missing:
+        raise typer.Exit(EXIT_PROBLEM)

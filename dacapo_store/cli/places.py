@@ -1,0 +1,20 @@
+"""Which base and which log a command is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def base_of(given: Path | None) -> Path:
+    """The base that was named; otherwise that of ``dacapo.yaml``."""
+    if given is not None:
+        return given.expanduser().absolute()
+    from dacapo_store.options import Options
+
+    return Options.instance().base_path
+
+
+def log_of(base: Path) -> Path:
+    """The log of a base; a log's own folder may be given as well."""
+    events = base / "events"
+    return events if events.is_dir() or not any(base.glob("*.arrows")) else base
