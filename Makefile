@@ -9,7 +9,7 @@ BIN := .venv/bin
 READY := .venv/ready
 READY_DACAPO := .venv-dacapo/ready
 
-.PHONY: help setup test demo check lint types law docs compat format clean
+.PHONY: help setup test demo torture check lint types law docs compat format clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(READY)  ## Run the tests
 
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo
+
+torture: $(READY)  ## Kill, cut off, break and feed rubbish for hours; figures to docs/reliability-data.json
+	@$(BIN)/python -m tools.torture --long --out docs/reliability-data.json
 
 check: lint types law test  ## ruff, mypy, the import law, the tests
 

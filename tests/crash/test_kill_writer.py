@@ -163,6 +163,7 @@ def test_what_was_acknowledged_survives_every_kill(tmp_path: Path, names: Iterat
             witness.hear(writer)
     with EventLog.open(folder) as log:
         witness.check(log)
-        assert log.verify().findings == ()
+        # Behind a kill in the middle of a recovery the log goes on in a new file, which is noted.
+        assert {finding.severity for finding in log.verify().findings} <= {"note"}
         assert log.verify().segments > 1
     assert len(witness) > _KILLS

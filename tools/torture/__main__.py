@@ -73,17 +73,13 @@ def _run(name: str, *, long: bool, seed: int) -> Report:
     # Spawned, not forked: a suite may fork processes itself, and wants none of our threads then.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_run_here, name, long=long, seed=seed).result()
+            # The suite's own function: one of this module is not found by a spawned interpreter.
+            return pool.submit(_suite(name).run, long=long, seed=seed).result()  # type: ignore[no-any-return]
         except BrokenProcessPool as error:
             failure = f"the interpreter that ran the suite died (seed {seed}): {error}"
         except Exception:  # noqa: BLE001 - a suite that fails by itself is told like one that found something
             failure = f"the suite broke off (seed {seed}): {traceback.format_exc()}"
     return Report(name, failures=[failure], seconds=time.monotonic() - began)
-
-
-def _run_here(name: str, *, long: bool, seed: int) -> Report:
-    report: Report = _suite(name).run(long=long, seed=seed)
-    return report
 
 
 def _write(path: Path, report: Report, *, long: bool, seed: int) -> None:
