@@ -69,8 +69,11 @@ def test_a_forked_child_reads_and_writes_with_what_it_inherited(tmp_path: Path) 
     assert base.query("SELECT count(*) FROM events").fetchone() == (1,)
     child = os.fork()
     if child == 0:
-        base.append("s", [DELETED])
-        os._exit(0 if base.query("SELECT count(*) FROM events").fetchone() == (2,) else 1)
+        try:
+            base.append("s", [DELETED])
+            os._exit(0 if base.query("SELECT count(*) FROM events").fetchone() == (2,) else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert base.query("SELECT count(*) FROM events").fetchone() == (2,)
 

@@ -17,11 +17,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from eventstore import Event, EventLog
+from eventstore.storage.local.storage import LocalStorage
 from eventstore.testing import memory_log
 
 _HANG_SECONDS = 60
@@ -217,6 +218,30 @@ def test_a_child_of_multiprocessing_uses_the_log(log: EventLog) -> None:
         worker.join(_HANG_SECONDS)
     assert [worker.exitcode for worker in workers] == [0, 0]
     _check_dense(log, events=30)
+
+
+def test_a_child_takes_no_harm_from_files_that_were_closed_behind_a_logs_back(
+    log: EventLog, tmp_path: Path
+) -> None:
+    """Programs that become daemons close every descriptor; no log is to suffer in the child."""
+    with EventLog.open(tmp_path / "other") as other:
+        for one in (other, log):
+            one.append("s", [Event("A")])
+        storage = log._storage
+        assert isinstance(storage, LocalStorage)
+        held = [segment for segment in storage._segments if segment._descriptor is not None]
+        for segment in held:
+            os.close(cast("int", segment._descriptor))
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit([one.append("s", [Event("B")]).first_position for one in (other, log)] != [1, 1])
+            finally:
+                os._exit(2)
+        for segment in held:
+            segment._descriptor = None
+        assert held
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_child_gets_a_memory_log_of_its_own() -> None:

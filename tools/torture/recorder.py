@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from eventstore.log import _open_logs
 from tools.torture.simulated_disk import (
     Disk,
     Made,
@@ -110,6 +111,8 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop, and close what the program left open, as the end of a process does."""
+        for log in list(_open_logs):  # or they would take the numbers of closed descriptors for theirs
+            log._after_fork()  # noqa: SLF001 - the one way to end a log that was killed
         for name, real in self._real.items():
             setattr(os, name, real)
         for descriptor in self._opened:

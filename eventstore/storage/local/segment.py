@@ -144,8 +144,8 @@ class Segment:
     def close(self) -> None:
         """Let go of the descriptor."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
 
     def frames_from(self, position: int) -> Iterator[Frame]:
         """Good frames, from the one that holds ``position`` or the first after the verified ones.

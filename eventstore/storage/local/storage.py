@@ -205,7 +205,8 @@ class LocalStorage:
         self._syncing = threading.Condition()
         self._sync_running = False
         self._one_sync = threading.Lock()
-        self.close()
+        with contextlib.suppress(OSError):  # somebody may have closed them behind our back
+            self.close()
 
     def reopen(self) -> None:
         """Open the files anew."""
@@ -214,13 +215,13 @@ class LocalStorage:
         self._open()
 
     def close(self) -> None:
-        """Close all files."""
-        for segment in self._segments:
-            segment.close()
-        self._segments = []
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Close all files, also when one of them cannot be closed."""
+        with contextlib.ExitStack() as ends:
+            for segment in self._segments:
+                ends.callback(segment.close)
+            if self._lock is not None:
+                ends.callback(self._lock.close)
+            self._segments, self._lock = [], None
 
     # --- reading
 
