@@ -60,7 +60,6 @@ class Turns:
         self._switching = switching
         self._waiting: list[_Turn] = []
         self._current: _Turn | None = None
-        self._ended = threading.Event()
         self._steps = 0
         self._stuck = False
         self.urgent: Process | None = None
@@ -94,7 +93,6 @@ class Turns:
         for thread in threads:
             thread.start()
         self._give_turn()
-        self._ended.wait()
         for thread in threads:
             thread.join()
         errors = [turn.error for turn in turns if turn.error is not None]
@@ -138,7 +136,6 @@ class Turns:
         ready = [turn for turn in self._waiting if not turn.process.alive or turn.can_go()]
         if not self._waiting:
             self._current = None
-            self._ended.set()
             return
         if not ready:
             self._stuck = True
