@@ -25,8 +25,8 @@ test: $(READY)  ## Run the tests
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo
 
-torture: $(READY)  ## Kill, cut off, break, feed rubbish, at length; figures to docs/reliability-data.json
-	@$(BIN)/python -m tools.torture --long --out docs/reliability-data.json
+torture: $(READY)  ## Kill, cut off, break, feed rubbish, at length; figures and page: docs/reliability.md
+	@$(BIN)/python -m tools.torture --long --out docs/reliability-data.json; status=$$?; $(BIN)/python -m tools.torture.page; exit $$status
 
 check: lint types law test  ## ruff, mypy, the import law, the tests
 

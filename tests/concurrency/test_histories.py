@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dacapo_store.base import Base
-from dacapo_store.config_store import FileConfigStore
-from eventstore import ANY, NO_STREAM, EventLog, Finding, StreamAppend
-from eventstore import log as log_module
-from eventstore.storage.local.lock import Lock
-from eventstore.storage.local.storage import LocalStorage
-from tools.torture import histories, history_runner
-from tools.torture.histories import failures_of, judged
+from eventstore import ANY, NO_STREAM, Finding
+from tools.torture import histories
+from tools.torture.histories import failures_of
 from tools.torture.history_programs import ProgramKind, program
-from tools.torture.history_runner import Crew, Followed, History, Seen
+from tools.torture.history_runner import Followed, History, Seen
 from tools.torture.linearizability import Call
 
 SEED = 0
@@ -252,71 +245,3 @@ def test_stats_and_weights_are_judged_as_well() -> None:
     asked = ("best_weights", "run", "dice")
     assert failures_of(History((*calls, _call("p0", (6, 7), asked, "missing")))) == []
     assert failures_of(History((*calls, _call("p0", (6, 7), asked, 10))))
-
-
-# --- code that is broken on purpose
-
-
-def _found_in(kind: ProgramKind) -> str:
-    """What the first history that is not clean says; the processes are forked and inherit the fault."""
-    with Crew(kind) as crew:
-        programs = (program(seed, kind=kind) for seed in range(10_000))
-        forked = (one for one in programs if all(part.start != "spawn" for part in one.processes))
-        for _ in range(HISTORIES_UNTIL_FOUND):
-            _, failures = judged(next(forked), crew)
-            if failures:
-                return failures[0]
-    return ""
-
-
-@contextlib.contextmanager
-def _without_lock(_: Lock) -> Iterator[None]:
-    yield
-
-
-def _skips(read: Callable[[int], Iterator[Any]], from_position: int, **how: Any) -> Iterator[Any]:
-    """A follower that misses an event now and then."""
-    return _FOLLOW(
-        lambda position: (event for event in read(position) if event.position % 4 != 2), from_position, **how
-    )
-
-
-def _always_free(self: FileConfigStore, kind: str, name: str, *arguments: Any) -> StreamAppend:
-    return replace(_STORING(self, kind, name, *arguments), expected=ANY)
-
-
-def _without_expectation(self: Base, stream: str, events: Any, *, expected: Any) -> Any:
-    return _APPEND(self, stream, events, expected=ANY)
-
-
-_APPEND = Base.append
-_FOLLOW = log_module.follow
-_STORING = FileConfigStore._storing
-
-FAULTS: dict[str, tuple[ProgramKind, Any, str, Any]] = {
-    "the lock is not taken": ("log", Lock, "hold", _without_lock),
-    "expectations are not checked": ("log", EventLog, "_check_expectations", lambda *_: None),
-    "a reader is content with what it knows": (
-        "log",
-        EventLog,
-        "next_position",
-        property(lambda log: log._next_position),
-    ),
-    "repeated ids are not recognised": ("log", EventLog, "_known_commit", lambda *_: None),
-    "new segments are not noticed": ("log", LocalStorage, "_notice_new_segments", lambda _: None),
-    "a forked child keeps what it inherited": ("log", EventLog, "_after_fork", lambda _: None),
-    "followers skip": ("log", log_module, "follow", _skips),
-    "configs are stored whatever came between": ("stores", FileConfigStore, "_storing", _always_free),
-    "stats are stored whatever came between": ("stores", Base, "append", _without_expectation),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_broken_code_is_found_out(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within a few histories, by what its callers are told."""
-    kind, owner, name, broken = FAULTS[fault]
-    monkeypatch.setattr(owner, name, broken)
-    monkeypatch.setattr(history_runner, "HANG_SECONDS", 6)
-    found = _found_in(kind)
-    assert found
-    assert "did not answer" not in found  # that alone could be a slow machine

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
-import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from eventstore import (
     verify_log,
 )
 from eventstore.storage.local.lock import Lock
-from eventstore.storage.local.storage import LocalStorage
 from tools.torture import faults
 from tools.torture.faults import FAULTS, Step, Tally
 from tools.torture.operations import Operation, State, perform
@@ -49,13 +47,8 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_segments() -> Iterator[None]:
-    defaults = EventLog.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
-    before, logger = dict(defaults), logging.getLogger("dacapo_store")
-    level = logger.level
-    faults.prepare_process()
-    yield
-    defaults.update(before)
-    logger.setLevel(level)
+    with faults.prepared_process():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,52 +91,6 @@ def test_a_system_may_have_no_room(zygote: Zygote, tmp_path: Path, job: str, roo
     tally = Tally()
     assert faults.in_a_worker(zygote, job, tmp_path, tally, room=room) == []
     assert sum(tally.filled.values()) or "could not be mounted" in str(tally.filled)
-
-
-# --- the checks can fail
-
-
-def _ignore_short_writes(descriptor: int, data: bytes, offset: int) -> int:
-    os.pwrite(descriptor, data, offset)
-    return len(data)
-
-
-def _sync_without_memory(storage: LocalStorage, descriptor: int, segment: Any) -> None:
-    try:
-        files.sync_data(descriptor)
-    except OSError as error:
-        raise StorageError("failed", path=str(segment.path)) from error
-
-
-def _sync_without_looking(descriptor: int) -> None:
-    try:
-        os.fdatasync(descriptor)
-    except OSError:
-        return
-
-
-BROKEN: dict[str, tuple[object, str, Callable[..., Any], str]] = {
-    "ignores short writes": (files, "write_at", _ignore_short_writes, "short write"),
-    "forgets a failed sync": (
-        LocalStorage,
-        "_sync_descriptor",
-        _sync_without_memory,
-        "I/O error on one sync",
-    ),
-    "ignores a failed sync": (files, "sync_data", _sync_without_looking, "I/O error on one sync"),
-    "leaves payloads lying about": (files, "unlink", lambda _: None, "disk full from one call on"),
-}
-
-
-@pytest.mark.parametrize("flaw", BROKEN)
-def test_code_that_is_broken_on_purpose_is_noticed(
-    steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flaw: str
-) -> None:
-    """The sweep finds each of these ways to handle a fault wrongly."""
-    owner, attribute, broken, name = BROKEN[flaw]
-    telling = [step for step in steps if step.operation.what in ("note", "store_weights")]
-    monkeypatch.setattr(owner, attribute, broken)
-    assert any(faults.fail_everywhere(step, name, tmp_path, Tally()) for step in telling)
 
 
 # --- a sync that fails, in several processes

@@ -1,6 +1,7 @@
 """Writers of all stores are killed at random moments and at failpoints; what was acknowledged stays.
 
-The suite itself is ``tools.torture.kill``; this is its short version, and the proof that it can fail.
+The suite itself is ``tools.torture.kill``; this is its short version. That it can fail
+is shown in ``test_mutations``.
 """
 
 from __future__ import annotations
@@ -11,20 +12,10 @@ from pathlib import Path
 import pytest
 
 from tools.torture.failpoints import FAILPOINTS, kind_of
-from tools.torture.kill import FLAWS, KILLS_SHORT, Tally, torture
+from tools.torture.kill import KILLS_SHORT, Tally, torture
 from tools.torture.zygote import Zygote
 
 SEED = 3
-
-# Where to end writers, and of which operations, so that what is broken about them shows soon.
-TELLING = {
-    "acknowledges before it writes": (["before write_at segment"], []),
-    "commits piece by piece": (["after sync_data segment"], ["store_training"]),
-    "keeps writes back": (["after sync_data segment"], []),
-    "takes no lock": (["before write_at segment"], []),
-    "moves arrays before that is on record": (["after rename trash"], ["make_array", "remove_array"]),
-    "names weights before they are there": (["after sync_data segment"], ["store_weights"]),
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +34,6 @@ def test_what_was_acknowledged_survives_every_kill(zygote: Zygote, tmp_path: Pat
     assert len(tally.failpoints) > 10
     assert tally.finished
     assert tally.unfinished
-
-
-@pytest.mark.parametrize("flaw", [flaw for flaw in FLAWS if flaw is not None])
-def test_writers_that_are_broken_on_purpose_are_noticed(zygote: Zygote, tmp_path: Path, flaw: str) -> None:
-    """The suite can fail: it finds each of these ways to lose something."""
-    failpoints, only = TELLING[flaw]
-    assert torture(
-        zygote, tmp_path, kills=200, seed=SEED, tally=Tally(), flaw=flaw, failpoints=failpoints, only=only
-    )
 
 
 def test_every_path_of_a_base_has_a_kind() -> None:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventstore import Event, EventLog, StorageError, WriteRefusedError, files
-from eventstore import format as log_format
-from eventstore.format import Flaw
-from eventstore.storage.local import directory, recovery
-from eventstore.storage.local.directory import SegmentName
-from eventstore.storage.local.segment import Segment
-from eventstore.storage.local.storage import LocalStorage
 from tools.torture import power_cut
-from tools.torture.boots import Plan
 from tools.torture.power_cut import Suite, fast_folder
-from tools.torture.promises import BrokenPromiseError
 from tools.torture.recorder import Hooks, Recorder, write_folder
 from tools.torture.simulated_disk import State
 
@@ -66,173 +56,6 @@ def test_no_choice_of_the_disk_and_the_schedule_breaks_a_promise(faces: list[int
     """The same with choices that hypothesis makes, and makes smaller when it finds something."""
     with fast_folder() as folder:
         Suite(folder).scenario(_Chosen(faces), boots=2, points=10)
-
-
-# --- the suite notices
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    pass
-
-
-def _claim_before_the_sync(patch: Patch) -> None:
-    honest = LocalStorage._sync_all
-
-    def claim(self: LocalStorage) -> None:
-        self._synced = self._segments[-1].next_position
-        honest(self)
-
-    patch.setattr(LocalStorage, "_sync_all", claim)
-
-
-def _begin_a_segment_without_syncing_the_last(patch: Patch) -> None:
-    def roll(self: LocalStorage, segment: Segment) -> None:
-        self._create_segment(SegmentName(segment.next_position), segment.schema, segment.chain, [])
-        self._list_segments()
-
-    patch.setattr(LocalStorage, "_roll", roll)
-
-
-def _try_a_failed_sync_again(patch: Patch) -> None:
-    def sync(_: LocalStorage, descriptor: int, __: Any) -> None:
-        try:
-            files.sync_data(descriptor)
-        except OSError:
-            with suppress(OSError):
-                files.sync_data(descriptor)
-
-    patch.setattr(LocalStorage, "_sync_descriptor", sync)
-
-
-def _name_a_segment_before_its_bytes_are_synced(patch: Patch) -> None:
-    def create(path: Path, name: SegmentName, first_bytes: bytes) -> None:
-        descriptor = files.create(path / name.text, like=path)
-        files.sync_directory(path)
-        files.write(descriptor, first_bytes)
-        files.sync_file(descriptor)
-        os.close(descriptor)
-
-    patch.setattr(directory, "create_segment", create)
-
-
-def _cut_without_looking_at_what_was_synced(patch: Patch) -> None:
-    patch.setattr(log_format, "greatest_synced_position", lambda _: 0)
-    honest = recovery.torn_tail
-    patch.setattr(recovery, "torn_tail", lambda *place, **_: honest(*place, synced_position=0))
-
-
-def _take_every_bad_tail_for_a_torn_one(patch: Patch) -> None:
-    honest = log_format.find_flaw
-    patch.setattr(
-        log_format, "find_flaw", lambda *data: Flaw.SHORT if honest(*data) is Flaw.WRONG else honest(*data)
-    )
-
-
-def _take_a_sector_that_was_never_written_for_damage(patch: Patch) -> None:
-    honest = log_format.find_flaw
-    patch.setattr(
-        log_format, "find_flaw", lambda *data: Flaw.WRONG if honest(*data) is Flaw.HOLE else honest(*data)
-    )
-
-
-def _take_any_zero_sector_for_one_that_was_never_written(patch: Patch) -> None:
-    honest = log_format.find_flaw
-
-    def find(data: bytes, offset: int) -> Flaw:
-        return Flaw.HOLE if log_format.count_zero_sectors(data, offset) else honest(data, offset)
-
-    patch.setattr(log_format, "find_flaw", find)
-
-
-def _ignore_how_much_the_disk_took(patch: Patch) -> None:
-    honest = files.write_at
-
-    def write(descriptor: int, data: bytes, offset: int) -> int:
-        honest(descriptor, data, offset)
-        return len(data)
-
-    patch.setattr(files, "write_at", write)
-
-
-def _open_without_syncing_what_is_there(patch: Patch) -> None:
-    def open_log(path: Path, *, read_only: bool = False, segment_bytes_max: int = 1 << 20) -> EventLog:
-        return EventLog(LocalStorage(path, read_only=read_only, segment_bytes_max=segment_bytes_max))
-
-    patch.setattr(EventLog, "open", open_log)
-
-
-def _cut_without_a_copy(patch: Patch) -> None:
-    patch.setattr(recovery, "_set_aside", _nothing)
-
-
-def _cut_before_the_copy_is_durable(patch: Patch) -> None:
-    def set_aside(folder: Path, segment: Segment, offset: int, rest: bytes) -> None:
-        files.make_directories(folder / "quarantine", like=folder)
-        copy = folder / "quarantine" / f"{segment.path.name}.{offset}.{os.urandom(8).hex()}.bytes"
-        descriptor = files.create(copy, like=folder)
-        files.write(descriptor, rest)
-        os.close(descriptor)
-
-    patch.setattr(recovery, "_set_aside", set_aside)
-
-
-def _cut_back_without_a_sync(patch: Patch) -> None:
-    def write(_: LocalStorage, segment: Segment, frame: bytes) -> None:
-        descriptor = segment.keep_open()
-        with suppress(OSError):
-            if files.write_at(descriptor, frame, segment.end_offset) == len(frame):
-                return
-        files.cut(descriptor, segment.end_offset)
-        raise WriteRefusedError("the disk took a part", path=str(segment.path))
-
-    patch.setattr(LocalStorage, "_write", write)
-
-
-MUTATIONS: dict[str, Callable[[Patch], None]] = {
-    "commits are not synced": lambda patch: patch.setattr(files, "sync_data", _nothing),
-    "new files are not synced": lambda patch: patch.setattr(files, "sync_file", _nothing),
-    "folders are not synced": lambda patch: patch.setattr(files, "sync_directory", _nothing),
-    "acknowledged without a sync": lambda patch: patch.setattr(LocalStorage, "sync", _nothing),
-    "claimed before the sync": _claim_before_the_sync,
-    "a segment begun before the last is synced": _begin_a_segment_without_syncing_the_last,
-    "a segment named before its bytes are synced": _name_a_segment_before_its_bytes_are_synced,
-    "a failed sync tried again": _try_a_failed_sync_again,
-    "a failed sync not told to others": lambda patch: patch.setattr(
-        LocalStorage, "_mark_failed_sync", _nothing
-    ),
-    "synced positions ignored": _cut_without_looking_at_what_was_synced,
-    "every bad tail taken for a torn one": _take_every_bad_tail_for_a_torn_one,
-    "holes taken for damage": _take_a_sector_that_was_never_written_for_damage,
-    "zero sectors not counted": _take_any_zero_sector_for_one_that_was_never_written,
-    "short writes ignored": _ignore_how_much_the_disk_took,
-    "opened without a sync": _open_without_syncing_what_is_there,
-    "cut without a copy": _cut_without_a_copy,
-    "cut before the copy is durable": _cut_before_the_copy_is_durable,
-    "cut back without a sync": _cut_back_without_a_sync,
-}
-
-
-def _scenario(number: int) -> tuple[Random, Plan]:
-    """One as the suite draws it, one with much trouble of one kind, one with much of all."""
-    dice = Random(f"mutation {number}")  # noqa: S311 - to be repeated
-    plan = Plan.drawn(dice)
-    if number % 3 == 1:
-        plan = replace(plan, killing=0.0, failing=0.0, refusing=0.4, segment_bytes_max=64 << 20)
-    elif number % 3 == 2:
-        plan = replace(plan, killing=0.02, failing=0.2, refusing=0.1, switching=0.4, processes=2, threads=2)
-    return dice, plan
-
-
-@pytest.mark.parametrize("mutation", MUTATIONS)
-def test_the_suite_notices_broken_code(mutation: str, monkeypatch: Patch) -> None:
-    """Each of these breaks a promise, and some scenario shows it."""
-    MUTATIONS[mutation](monkeypatch)
-    with fast_folder() as folder:
-        suite = Suite(folder)
-        with pytest.raises(BrokenPromiseError):  # noqa: PT012 - any of them may notice
-            for number in range(100):
-                dice, plan = _scenario(number)
-                suite.scenario(dice, plan=plan, points=25)
 
 
 # --- what the suite has found

@@ -48,6 +48,7 @@ from eventstore import (
     WriteRefusedError,
     files,
 )
+from tools.torture.mounts import have_own_mounts
 from tools.torture.operations import SCENARIO, Operation, State, after, observe, perform
 from tools.torture.report import Report
 from tools.torture.zygote import Job, Tell, Zygote
@@ -203,8 +204,11 @@ def run(*, long: bool, seed: int) -> Report:  # noqa: ARG001 - nothing here is l
     """Let every call fail that can; ``long`` reads more back, and tries more sizes of what is too small."""
     began = time.monotonic()
     tally, failures = Tally(), list[str]()
-    prepare_process()
-    with tempfile.TemporaryDirectory() as made, Zygote("tools.torture.faults") as zygote:
+    with (
+        prepared_process(),
+        tempfile.TemporaryDirectory() as made,
+        Zygote("tools.torture.faults") as zygote,
+    ):
         folder = Path(made).resolve()
         for step in steps(folder):
             for name in FAULTS:
@@ -707,11 +711,9 @@ class _Locked:
 
 def _mount_tmpfs(folder: Path, options: str) -> bool:
     """A small file system in a mount namespace of this process; False when that is not allowed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_namespace, private, recursive = 0x00020000, 1 << 18, 1 << 14
-    if libc.unshare(new_namespace) != 0:
+    if not have_own_mounts():
         return False
-    libc.mount(b"none", b"/", None, private | recursive, None)
+    libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.mount(b"none", str(folder).encode(), b"tmpfs", 0, options.encode()) == 0)
 
 
@@ -728,6 +730,20 @@ def prepare_process() -> None:
     defaults["segment_bytes_max"] = SEGMENT_BYTES_MAX
     # Derived files will be refused by the thousand, and the log of the program would say so each time.
     logging.getLogger("dacapo_store").setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def prepared_process() -> Iterator[None]:
+    """The same in here only."""
+    defaults = EventLog.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
+    before, logger = dict(defaults), logging.getLogger("dacapo_store")
+    level = logger.level
+    prepare_process()
+    try:
+        yield
+    finally:
+        defaults.update(before)
+        logger.setLevel(level)
 
 
 def _append(task: Mapping[str, Any], _: Iterator[dict[str, Any]], tell: Tell) -> None:

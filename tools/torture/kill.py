@@ -20,7 +20,6 @@ are spread evenly: each writer gets some of those that were tried least.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import select
@@ -29,14 +28,14 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from dacapo_store import FileConfigStore, LocalArrayStore, LocalWeightsStore
 from dacapo_store.base import Base
-from eventstore import EventLog, LogNotFoundError, RecordedEvent, StreamAppend, Verdict, files
+from eventstore import EventLog, LogNotFoundError, RecordedEvent, Verdict
 from tools.torture.failpoints import FAILPOINTS, Failpoints
 from tools.torture.operations import (
     SHARED_KIND,
@@ -61,6 +60,7 @@ _WRITERS: Final = 4
 _KILLS_OF_A_BASE: Final = 25
 _SEGMENT_BYTES_MAX: Final = 20_000
 _LIFE_SECONDS_MAX: Final = 0.6
+_HUNT_SECONDS: Final = 10.0
 _TARGETS: Final = 6
 _RECOVERY_SECONDS: Final = 0.15
 """How long the others are given to come upon a torn tail before a looker does."""
@@ -127,7 +127,7 @@ def torture(
     kills: int,
     seed: int,
     tally: Tally,
-    flaw: str | None = None,
+    broken: str | None = None,
     failpoints: Sequence[str] = FAILPOINTS,
     only: Sequence[str] = (),
 ) -> list[str]:
@@ -139,11 +139,11 @@ def torture(
         kills: How many kills there are to be, at least.
         seed: Where the dice begin.
         tally: Counts along.
-        flaw: Breaks the writers on purpose, to see that it is noticed; see ``FLAWS``.
+        broken: Breaks the writers on purpose, to see that it is noticed: a name out of ``mutations.kill``.
         failpoints: Those that writers are to end at.
         only: The operations that they do; all, when empty.
     """
-    habits = _Habits(flaw, failpoints, only)
+    habits = _Habits(broken, failpoints, only)
     while tally.kills < kills:
         round_seed = seed * 10_000 + tally.bases
         base = folder / f"base-{tally.bases}"
@@ -160,7 +160,7 @@ def torture(
 class _Habits:
     """What the writers of all bases have in common; see ``torture``."""
 
-    flaw: str | None
+    broken: str | None
     failpoints: Sequence[str]
     only: Sequence[str]
 
@@ -241,14 +241,18 @@ class _Round:
             number=slot.next_number,
             seed=self._dice.randrange(1 << 30),
             targets=self._targets(),
-            flaw=self._habits.flaw,
+            broken=self._habits.broken,
             only=self._habits.only,
         )
         slot.under_way = None
-        slot.ends_at = time.monotonic() + self._dice.uniform(0.01, _LIFE_SECONDS_MAX)
+        # Who is broken is to end where that shows, however slow the machine is.
+        life = self._dice.uniform(0.01, _LIFE_SECONDS_MAX) if self._habits.broken is None else _HUNT_SECONDS
+        slot.ends_at = time.monotonic() + life
 
     def _targets(self) -> dict[str, int]:
         """At which call of which failpoints a writer is to end; none for one that dies at random."""
+        if self._habits.broken is not None:
+            return {point: self._dice.choice([1, 2, 3]) for point in self._habits.failpoints}
         if self._dice.random() < 0.2:  # noqa: PLR2004 - a share of random moments, always
             return {}
         order = sorted(self._habits.failpoints, key=lambda point: (self._tried(point), self._dice.random()))
@@ -385,29 +389,30 @@ def _write(task: Mapping[str, Any], _: Iterator[dict[str, Any]], tell: Tell) -> 
     os.nice(10)  # those who look have to wait for nobody
     base, writer = Path(task["base"]), str(task["writer"])
     _let_segments_roll_early()
-    FLAWS[task["flaw"]]()
+    if task["broken"] is not None:
+        from tools.torture.mutations.kill import break_this_process  # which builds on this module
+
+        break_this_process(task["broken"])
     Failpoints(base, task["targets"], lambda name: tell({"failpoint": name})).install()
     dice = random.Random(task["seed"])  # noqa: S311 - habits of a writer
     state, number = State.of_document(task["state"]), int(task["number"])
     if task["again"] is not None and task["again"]["what"] == "note":
         # What was under way may be there: the same again must not be there twice.
-        state = _do(Operation(**task["again"]), state, base, writer, tell)
+        state = do(Operation(**task["again"]), state, base, writer, tell)
     while True:
         operation = choose(dice, state, number, writer=writer)
         if task["only"] and operation.what not in task["only"]:
             continue
-        state = _do(operation, state, base, writer, tell)
+        state = do(operation, state, base, writer, tell)
         number += 1
         time.sleep(dice.random() * 0.02)  # so that there is more to kill than to check
 
 
-def _do(operation: Operation, state: State, base: Path, writer: str, tell: Tell) -> State:
+def do(operation: Operation, state: State, base: Path, writer: str, tell: Tell) -> State:
+    """Do an operation and tell of it, before and after; the state that it leaves."""
     tell({"begins": operation.as_document()})
-    if _acknowledges_first:
-        tell({"ended": {}})
     answer = perform(operation, state, base=base, writer=writer)
-    if not _acknowledges_first:
-        tell({"ended": answer})
+    tell({"ended": answer})
     return after(operation, state)
 
 
@@ -526,91 +531,5 @@ def _require(kept: bool, broken: str) -> None:  # noqa: FBT001 - a condition, li
     if not kept:
         raise BrokenPromiseError(broken)
 
-
-# --- writers that are broken on purpose
-
-_acknowledges_first = False
-
-
-def _acknowledge_first() -> None:
-    global _acknowledges_first  # noqa: PLW0603 - of a process that is about to be killed
-    _acknowledges_first = True
-
-
-def _commit_by_the_piece() -> None:
-    whole = Base.append_to_streams
-
-    def pieces(base: Base, appends: Sequence[StreamAppend]) -> Any:
-        for part in appends:
-            expected = part.expected
-            for event in part.events:
-                commit = whole(base, [StreamAppend(part.stream, [event], expected)])
-                expected = commit.last_stream_version
-        return commit
-
-    Base.append_to_streams = pieces  # type: ignore[assignment,method-assign]
-
-
-def _keep_writes_back() -> None:
-    """The bytes of a commit go to the disk with the next one."""
-    kept: list[tuple[bytes, int]] = []
-
-    def write_at(descriptor: int, data: bytes, offset: int) -> int:
-        for earlier in kept:
-            os.pwrite(descriptor, *earlier)
-        kept[:] = [(data, offset)]
-        return len(data)
-
-    files.write_at = write_at
-
-
-def _take_no_lock() -> None:
-    fcntl.flock = lambda *_: None
-
-
-def _move_arrays_unrecorded() -> None:
-    record, move = LocalArrayStore._record_removal, LocalArrayStore._move_to_trash  # noqa: SLF001
-
-    def nothing_yet(*_: Any) -> None:
-        return
-
-    def move_then_record(store: LocalArrayStore, container: Path, folder: Path) -> Path:
-        trashed = move(store, container, folder)
-        record(store, container, folder.relative_to(container).as_posix(), trashed)
-        return trashed
-
-    LocalArrayStore._record_removal = nothing_yet  # type: ignore[assignment,method-assign]  # noqa: SLF001
-    LocalArrayStore._move_to_trash = move_then_record  # type: ignore[assignment,method-assign]  # noqa: SLF001
-
-
-def _name_weights_before_they_are_there() -> None:
-    write, link = LocalWeightsStore._write, LocalWeightsStore._link  # noqa: SLF001
-
-    def write_aside(store: LocalWeightsStore, *arguments: Any) -> Any:
-        stored = write(store, *arguments)
-        path = Path(str(store.basedir)) / stored.path
-        path.rename(path.with_suffix(".aside"))
-        return stored
-
-    def link_in_place(store: LocalWeightsStore, name: str, stored: Any) -> None:
-        path = Path(str(store.basedir)) / stored.path
-        with contextlib.suppress(FileNotFoundError):
-            path.with_suffix(".aside").rename(path)
-        link(store, name, stored)
-
-    LocalWeightsStore._write = write_aside  # type: ignore[assignment,method-assign]  # noqa: SLF001
-    LocalWeightsStore._link = link_in_place  # type: ignore[assignment,method-assign]  # noqa: SLF001
-
-
-FLAWS: Final[dict[str | None, Callable[[], None]]] = {
-    None: lambda: None,
-    "acknowledges before it writes": _acknowledge_first,
-    "commits piece by piece": _commit_by_the_piece,
-    "keeps writes back": _keep_writes_back,
-    "takes no lock": _take_no_lock,
-    "moves arrays before that is on record": _move_arrays_unrecorded,
-    "names weights before they are there": _name_weights_before_they_are_there,
-}
-"""Ways to break the writers that this suite must notice. A missing sync shows in a power cut only."""
 
 JOBS: Final[dict[str, Job]] = {"write": _write, "look": _look, "follow": _follow}

@@ -6,13 +6,17 @@ flushes is recorded (``block_recorder``). Then, for many moments: the image is r
 would leave it, with any part of what was written since the last flush; ext4 mounts it and replays its
 journal; the log is opened and must hold all that was acknowledged by then.
 
-This wants root, ``/dev/fuse``, loop devices and ``mkfs.ext4``, and runs in the long run only.
+To see that this can fail, writers that do not sync have their turn, too: that must be noticed.
+
+It wants root, ``/dev/fuse``, loop devices and ``mkfs.ext4``. What is mounted, only these processes see,
+and it goes with them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import itertools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,13 +26,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Final, Literal
 
-from eventstore import EventLog
+from eventstore import EventLog, files
 from tools.torture.block_recorder import Counter, Recording, recorded_image
+from tools.torture.mounts import have_own_mounts
 from tools.torture.promises import (
     BrokenPromiseError,
     Key,
@@ -38,9 +45,6 @@ from tools.torture.promises import (
 )
 from tools.torture.report import Figure, Report
 
-_SESSIONS: Final = 6
-_SESSION_SECONDS: Final = 3.0
-_POWER_CUTS: Final = 100
 _WRITERS: Final = 3
 _IMAGE_BYTES: Final = 24 << 20
 _SEGMENT_BYTES_MAX: Final = 60_000
@@ -52,16 +56,44 @@ _SAID = struct.Struct("<QQQ")
 """What a writer says of a commit that is durable: first position, number, requests recorded by then."""
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How much is done: how often, until how many requests are recorded, how often the power then fails."""
+
+    sessions: int
+    requests: int
+    power_cuts: int
+
+
+_LONG: Final = _Plan(6, 6_000, 100)
+_SHORT: Final = _Plan(1, 1_500, 10)
+_CONTROL: Final = _Plan(6, 1_500, 50)
+
+
+@dataclass
+class _Outcome:
+    """What was done, and what was found."""
+
+    power_cuts: int = 0
+    torn: int = 0
+    acknowledged: int = 0
+    killed: int = 0
+    requests: int = 0
+    flushes: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
 def run(*, long: bool, seed: int) -> Report:
-    """Cut the power of a real file system 600 times, where that can be done."""
+    """Cut the power of a real file system, where that can be done."""
     missing = _missing()
-    if not long or missing:
-        return Report("real_disk", {"not run": missing or "only in the long run"})
-    began, failures, done = time.monotonic(), list[str](), _Figures()
-    for session in range(_SESSIONS):
-        with tempfile.TemporaryDirectory(dir=_in_memory()) as folder:
-            for failure in _session(Path(folder), Random(f"{seed} {session}"), done):  # noqa: S311 - to repeat
-                failures.append(f"session {session} of seed {seed}: {failure}")
+    if missing:
+        return Report("real_disk", {"not run": missing})
+    began = time.monotonic()
+    done = _in_own_mounts(_LONG if long else _SHORT, seed, syncing=True)
+    control = _in_own_mounts(_CONTROL, seed, syncing=False)
+    failures = done.failures
+    if not control.failures:
+        failures.append("writers that do not sync were not noticed")
     figures: dict[str, Figure] = {
         "file system": "ext4, ordered, on a recorded disk with a volatile cache",
         "power cuts": done.power_cuts,
@@ -70,15 +102,9 @@ def run(*, long: bool, seed: int) -> Report:
         "writers killed": done.killed,
         "requests recorded": done.requests,
         "... of them flushes": done.flushes,
+        "power cuts until writers that do not sync were noticed": control.power_cuts,
     }
     return Report("real_disk", figures, failures[:_FAILURES_MAX], time.monotonic() - began)
-
-
-class _Figures:
-    """What has been done so far."""
-
-    def __init__(self) -> None:
-        self.power_cuts = self.torn = self.acknowledged = self.killed = self.requests = self.flushes = 0
 
 
 def _missing() -> str:
@@ -96,36 +122,87 @@ def _in_memory() -> Path | None:
     return memory if memory.is_dir() else None
 
 
-def _session(folder: Path, dice: Random, done: _Figures) -> Iterator[str]:
-    """Write and record for some seconds, then cut the power at many moments; yield what is wrong."""
-    image, record, counter = folder / "image", folder / "record", Counter()
-    with image.open("wb") as file:
-        file.truncate(_IMAGE_BYTES)
-    _call("mkfs.ext4", "-q", "-F", "-b", "4096", "-J", "size=4", str(image))
-    start = image.read_bytes()
-    for name in ("fuse", "disk"):
-        (folder / name).mkdir()
-    with (
-        recorded_image(image, folder / "fuse", record, counter) as recorded,
-        _mounted(recorded, folder / "disk"),
-    ):
-        said = _work(folder / "disk", dice, counter, done)
-    recording = Recording(start, record.read_bytes())
-    done.requests += len(recording.requests)
-    done.flushes += recording.requests.count(None)
-    moments = sorted(dice.randrange(len(recording.requests) + 1) for _ in range(_POWER_CUTS))
-    for moment in moments:
-        image.write_bytes(recording.after_power_cut(moment, dice))
-        promised = [commit for commit in said if commit[2] <= moment]
-        done.power_cuts += 1
+def _in_own_mounts(plan: _Plan, seed: int, *, syncing: bool) -> _Outcome:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=have_own_mounts) as pool:
+        return pool.submit(_sessions, plan, seed, syncing=syncing).result()
+
+
+def _sessions(plan: _Plan, seed: int, *, syncing: bool) -> _Outcome:
+    """One session after the other; writers that do not sync, until that is noticed."""
+    done = _Outcome()
+    for number in range(plan.sessions):
+        with tempfile.TemporaryDirectory(dir=_in_memory()) as folder:
+            session = _Session(Path(folder), Random(f"{seed} {number}"), done, syncing=syncing)  # noqa: S311
+            for failure in session.play(plan):
+                done.failures.append(f"session {number} of seed {seed}: {failure}")
+                if not syncing:
+                    return done
+    return done
+
+
+class _Session:
+    """A file system on which processes write for a while, and what its power cuts leave."""
+
+    def __init__(self, folder: Path, dice: Random, done: _Outcome, *, syncing: bool) -> None:
+        self._folder = folder
+        self._dice = dice
+        self._done = done
+        self._syncing = syncing
+        self._disk = folder / "disk"
+        self._counter = Counter()
+
+    def play(self, plan: _Plan) -> Iterator[str]:
+        """Write and record, then cut the power at many moments; yield what is wrong."""
+        image, record, fuse = self._folder / "image", self._folder / "record", self._folder / "fuse"
+        for path in (fuse, self._disk):
+            path.mkdir()
+        with image.open("wb") as file:
+            file.truncate(_IMAGE_BYTES)
+        _call("mkfs.ext4", "-q", "-F", "-b", "4096", "-J", "size=4", str(image))
+        start = image.read_bytes()
+        with (
+            recorded_image(image, fuse, record, self._counter) as recorded,
+            _mounted(recorded, self._disk),
+        ):
+            said = self._work(plan.requests)
+        recording = Recording(start, record.read_bytes())
+        self._done.requests += len(recording.requests)
+        self._done.flushes += recording.requests.count(None)
+        moments = [self._dice.randrange(len(recording.requests) + 1) for _ in range(plan.power_cuts)]
+        for moment in sorted(moments):
+            image.write_bytes(recording.after_power_cut(moment, self._dice))
+            answer = self._answer(image, [commit for commit in said if commit[2] <= moment])
+            self._done.power_cuts += 1
+            self._done.torn += answer == _TORN
+            if answer not in (_TORN, _CLEAN):
+                yield f"after {moment} requests: {answer}"
+
+    def _answer(self, image: Path, promised: list[tuple[int, int, int]]) -> str:
         try:
-            with _mounted(image, folder / "disk"):
-                answer = _in_a_process(_check, folder / "disk", promised)
+            with _mounted(image, self._disk):
+                return _in_a_process(_check, self._disk, promised)
         except OSError as error:
-            answer = f"the file system itself did not come back: {error}"
-        done.torn += answer == _TORN
-        if answer not in (_TORN, _CLEAN):
-            yield f"after {moment} requests: {answer}"
+            return f"the file system itself did not come back: {error}"
+
+    def _work(self, requests: int) -> list[tuple[int, int, int]]:
+        """Let processes append, and kill some; what was acknowledged, and after how many requests."""
+        numbers = itertools.count(step=100_000)
+        writers = [self._new_writer(next(numbers)) for _ in range(_WRITERS)]
+        said: list[tuple[int, int, int]] = []
+        while self._counter.value < requests:
+            _stir(self._disk, self._dice)
+            if self._dice.random() < 0.02:  # noqa: PLR2004 - now and then
+                said += writers.pop(self._dice.randrange(_WRITERS)).kill()
+                writers.append(self._new_writer(next(numbers)))
+                self._done.killed += 1
+        for writer in writers:
+            said += writer.kill()
+        self._done.acknowledged += len(said)
+        return said
+
+    def _new_writer(self, number: int) -> _Writer:
+        return _Writer(self._disk, number, self._counter, syncing=self._syncing)
 
 
 def _in_a_process(check: Callable[..., str], *arguments: object) -> str:
@@ -165,24 +242,6 @@ def _check(disk: Path, promised: list[tuple[int, int, int]]) -> str:
 # --- the writers
 
 
-def _work(disk: Path, dice: Random, counter: Counter, done: _Figures) -> list[tuple[int, int, int]]:
-    """Let processes append, and kill some; what was acknowledged, and after how many requests."""
-    numbers = itertools.count(step=100_000)
-    writers = [_Writer(disk, next(numbers), counter) for _ in range(_WRITERS)]
-    said: list[tuple[int, int, int]] = []
-    end = time.monotonic() + _SESSION_SECONDS
-    while time.monotonic() < end:
-        _stir(disk, dice)
-        if dice.random() < 0.02:  # noqa: PLR2004 - now and then
-            said += writers.pop(dice.randrange(_WRITERS)).kill()
-            writers.append(_Writer(disk, next(numbers), counter))
-            done.killed += 1
-    for writer in writers:
-        said += writer.kill()
-    done.acknowledged += len(said)
-    return said
-
-
 def _stir(disk: Path, dice: Random) -> None:
     """Make the file system write at random moments: a page here, its journal there."""
     time.sleep(dice.random() * 0.01)
@@ -202,11 +261,13 @@ def _stir(disk: Path, dice: Random) -> None:
 class _Writer:
     """A process that appends until it is killed, and says what was acknowledged."""
 
-    def __init__(self, disk: Path, number: int, counter: Counter) -> None:
+    def __init__(self, disk: Path, number: int, counter: Counter, *, syncing: bool) -> None:
         self._read_end, write_end = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
             signal.alarm(_HANG_SECONDS)
+            if not syncing:
+                files.sync_data = lambda _: None  # type: ignore[assignment]
             try:
                 _append_for_ever(disk, number, counter, write_end)
             except BaseException:  # noqa: BLE001 - it is shown, and the process must not go on as its parent
@@ -241,13 +302,12 @@ def _append_for_ever(disk: Path, number: int, counter: Counter, write_end: int) 
 
 @contextmanager
 def _mounted(image: Path, mount_point: Path) -> Iterator[None]:
-    """The file system in an image."""
-    device = _call("losetup", "--find", "--show", str(image)).strip()
-    with ExitStack() as undo:
-        undo.callback(_call, "losetup", "--detach", device)
-        _call("mount", "-t", "ext4", device, str(mount_point))
-        undo.callback(_call, "umount", str(mount_point))
+    """The file system in an image; its loop device goes with the mount."""
+    _call("mount", "-t", "ext4", "-o", "loop", str(image), str(mount_point))
+    try:
         yield
+    finally:
+        _call("umount", str(mount_point))
 
 
 def _call(*command: str) -> str:

@@ -38,12 +38,13 @@ class Report:
         """The report for a terminal: one line a figure, one a failure."""
         width = max(map(len, self.figures), default=0)
         lines = [f"{self.name}: {'clean' if self.ok else 'FAILED'} after {self.seconds:.0f} s"]
-        lines += [f"  {name:<{width}}  {_shown(figure)}" for name, figure in self.figures.items()]
+        lines += [f"  {name:<{width}}  {shown(figure)}" for name, figure in self.figures.items()]
         lines += [f"  FAILED: {failure}" for failure in self.failures]
         return "\n".join(lines)
 
 
-def _shown(figure: Figure) -> str:
+def shown(figure: Figure) -> str:
+    """A figure as people read it."""
     match figure:
         case int():
             return f"{figure:,}"
