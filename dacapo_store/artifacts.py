@@ -195,7 +195,7 @@ def verify_file(base: Path, artifact: Artifact) -> None:
         DamagedArtifactError: Size or digest differ: restore the file from a copy.
         ValueError: The artifact's path leaves the base.
     """
-    descriptor = os.open(locate(base, artifact.path), os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = files.open_file(locate(base, artifact.path), os.O_RDONLY)
     try:
         verify(descriptor, artifact)
     finally:

@@ -10,7 +10,9 @@ Nothing here retries a failed sync: the kernel has marked the pages clean and th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import stat
 import uuid
 from collections.abc import Iterator
@@ -30,9 +32,40 @@ def create(path: Path, *, like: Path) -> int:
     Raises:
         FileExistsError: A file of this name is there; nothing was touched.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     share(descriptor, like=like)
     return descriptor
+
+
+def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file and return its descriptor, which programs that this one starts do not inherit.
+
+    Raises:
+        OSError: As ``os.open`` does; where descriptors have run out, it says what to do.
+    """
+    with _descriptors_run_out(path):
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+
+def duplicate(descriptor: int, path: Path) -> int:
+    """A second descriptor of an open file; ``path`` is for the error, as that of ``open_file``."""
+    with _descriptors_run_out(path):
+        return os.dup(descriptor)
+
+
+@contextlib.contextmanager
+def _descriptors_run_out(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            text = f"this process has as many files open as it may, {limit}: raise `ulimit -n`"
+        elif error.errno == errno.ENFILE:
+            text = "all processes together have as many files open as they may: raise `sysctl fs.file-max`"
+        else:
+            raise
+        raise OSError(error.errno, f"{error.strerror} ({text}, and repeat the call)", str(path)) from error
 
 
 def share(descriptor: int, *, like: Path) -> None:
@@ -139,7 +172,7 @@ def sync_file(descriptor: int) -> None:
 
 def sync_directory(path: Path) -> None:
     """Return once the names in a folder are durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

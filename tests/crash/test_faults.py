@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -181,6 +182,63 @@ def test_a_tail_that_is_cut_meanwhile_does_not_concern_who_waits_for_a_sync(
         assert [event.data["n"] for event in other.read()] == [0, 1, 2]
         assert len(list(tmp_path.glob("*.arrows"))) == 2
         assert log.verify().ok
+
+
+def test_a_sync_comes_to_an_end_although_the_log_was_mended_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tail is in a file that this process has listed and has not read to its end: it looks first."""
+    with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
+        for number in range(3):
+            log.append("s", [Event("A", {"n": number})], durability="os")
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync_data", _failing_sync)
+            with pytest.raises(StorageError):
+                other.append("s", [Event("A", {"n": 3})])
+        other.append("s", [Event("A", {"n": 4})])
+        assert len(list(tmp_path.glob("*.arrows"))) == 2
+        storage = log._storage
+        assert next(iter(storage.read(0, 1))).first_position == 0  # as a thread that reads the past does
+        storage.sync(3)
+        assert log.durable_position >= 3
+
+
+# --- descriptors that run out
+
+
+def test_a_want_of_descriptors_says_what_ran_out_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit and the command; the number and the file stay what they were."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", _no_descriptor)
+        with pytest.raises(
+            OSError, match=rf"as many files open as it may, {limit}: raise `ulimit -n`"
+        ) as caught:
+            EventLog.open(tmp_path)
+    assert caught.value.errno == errno.EMFILE
+    assert str(tmp_path).startswith(caught.value.filename)
+
+
+def test_a_commit_that_cannot_be_synced_for_want_of_a_descriptor_is_of_unknown_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written, and others see it: nobody may be told that nothing happened."""
+    with EventLog.open(tmp_path) as log:
+        log.append("s", [Event("A", {"n": 0})])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", _no_descriptor)
+            with pytest.raises(StorageError, match="ulimit -n"):
+                log.append("s", [Event("A", {"n": 1})])
+        assert log.durable_position == 1
+        log.append("s", [Event("A", {"n": 2})])
+        assert [event.data["n"] for event in log.read()] == [0, 1, 2]
+        assert log.durable_position == 3
+
+
+def _no_descriptor(*_: Any) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 # --- files that are deleted

@@ -150,7 +150,7 @@ def test_a_segment_whose_name_the_disk_did_not_confirm_gets_another_name(
         _append(log, 0)
         with monkeypatch.context() as patch:
             patch.setattr(files, "sync_directory", fail)
-            with pytest.raises(WriteRefusedError, match="make room"):
+            with pytest.raises(WriteRefusedError, match="mend that"):
                 _append(log, 1)
         _append(log, 1)
         assert _numbers(log) == [0, 1]

@@ -628,7 +628,7 @@ def _until_it_succeeds(
                 shutil.rmtree(unfinished)
             # A commit that could not be synced for want of a descriptor is there, and stays.
             if _signature(base) != before and operation.what != "remove_array":
-                if not isinstance(error, StorageError) and getattr(error, "errno", 0) != errno.EMFILE:
+                if not isinstance(error, StorageError):
                     failures.append(f"{operation} raised {error!r} and is there")
                 return refused + 1
         else:

@@ -62,10 +62,24 @@ _SEGMENT_BYTES_MAX: Final = 20_000
 _LIFE_SECONDS_MAX: Final = 0.6
 _HUNT_SECONDS: Final = 10.0
 _TARGETS: Final = 6
+_OFTEN: Final = 0.8
 _RECOVERY_SECONDS: Final = 0.15
 """How long the others are given to come upon a torn tail before a looker does."""
 
 _TEARS: Final = "in the middle write_at segment"
+_REACHED_BY: Final = {
+    "choice": ("store_weights", "store_best"),
+    "choices folder": ("store_weights", "store_best"),
+    "link": ("store_weights", "remove_weights"),
+    "links folder": ("store_weights", "remove_weights"),
+    "weights": ("store_weights", "remove_weights"),
+    "weights folder": ("store_weights", "remove_weights"),
+    "trash": ("make_array", "remove_array"),
+    "trash folder": ("make_array", "remove_array"),
+    "array folder": ("make_array", "remove_array"),
+}
+"""The operations that come to failpoints of such files; the others come to any."""
+
 _RECOVERY: Final = tuple(
     point for point in FAILPOINTS if point.endswith(("quarantine", "cut segment", "sync_file segment"))
 )
@@ -232,6 +246,7 @@ class _Round:
     # --- lives and deaths
 
     def _start(self, slot: _Slot) -> None:
+        targets = self._targets()
         slot.worker = self._zygote.fork(
             "write",
             base=str(self._base),
@@ -240,7 +255,8 @@ class _Round:
             again=None if slot.under_way is None else slot.under_way.as_document(),
             number=slot.next_number,
             seed=self._dice.randrange(1 << 30),
-            targets=self._targets(),
+            targets=targets,
+            often=_operations_that_reach(next(iter(targets), "")),
             broken=self._habits.broken,
             only=self._habits.only,
         )
@@ -381,6 +397,12 @@ class _Round:
         return heard
 
 
+def _operations_that_reach(failpoint: str) -> Sequence[str]:
+    """Those that a writer does most if it is to come to a failpoint within its short life."""
+    kinds = [kind for kind in _REACHED_BY if failpoint.endswith(f" {kind}")]
+    return _REACHED_BY[kinds[0]] if kinds else ()
+
+
 # --- the workers
 
 
@@ -402,6 +424,8 @@ def _write(task: Mapping[str, Any], _: Iterator[dict[str, Any]], tell: Tell) -> 
     while True:
         operation = choose(dice, state, number, writer=writer)
         if task["only"] and operation.what not in task["only"]:
+            continue
+        if task["often"] and operation.what not in task["often"] and dice.random() < _OFTEN:
             continue
         state = do(operation, state, base, writer, tell)
         number += 1

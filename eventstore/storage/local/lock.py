@@ -39,7 +39,7 @@ class Lock:
         self._depth = 0
 
     def _open(self) -> int:
-        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = files.open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
         if os.fstat(descriptor).st_uid == os.geteuid():
             files.share(descriptor, like=self._directory)
         return descriptor

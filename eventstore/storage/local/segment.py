@@ -126,7 +126,7 @@ class Segment:
     def keep_open(self) -> int:
         """The segment's descriptor for reading and writing, held until ``close``."""
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._descriptor = files.open_file(self.path, os.O_RDWR)
         return self._descriptor
 
     @contextmanager
@@ -135,7 +135,7 @@ class Segment:
         if self._descriptor is not None:
             yield self._descriptor
             return
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = files.open_file(self.path, os.O_RDONLY)
         try:
             yield descriptor
         finally:

@@ -11,6 +11,7 @@ commit, so that readers go on while writers wait for the disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import threading
@@ -178,7 +179,7 @@ class LocalStorage:
                     continue
                 self._sync_running = True
             try:
-                self._sync_all()
+                self._sync_all(next_position)
             finally:
                 with self._syncing:
                     self._sync_running = False
@@ -548,7 +549,7 @@ class LocalStorage:
                 marked = failed_at
             raise WriteRefusedError(
                 f"the segment {name.text} could not be made in {self.directory}: {error}. Nothing was "
-                "written; make room and repeat the call",
+                f"written; {_remedy(error)} and repeat the call",
                 path=str(self.directory / name.text),
             ) from error
         finally:
@@ -556,12 +557,14 @@ class LocalStorage:
 
     # --- syncing
 
-    def _sync_all(self) -> None:
+    def _sync_all(self, next_position: int) -> None:
         with self._state:
             segment = self._segments[-1]
             written = segment.next_position
-            # A copy: another thread may roll the log meanwhile, which closes the segment's own.
-            descriptor = os.dup(segment.keep_open())
+            # Whoever waits was served up to what it waits for, and what was served is read again
+            # whenever segments are listed. Otherwise waiting would have no end.
+            assert written >= next_position, "the active segment was read as far as the log was served"
+            descriptor = self._descriptor_to_sync(segment)
         try:
             self._sync_descriptor(descriptor, segment)
         finally:
@@ -570,6 +573,18 @@ class LocalStorage:
         self._refuse_after_failed_sync(written)
         with self._state:
             self._synced = max(self._synced, written)
+
+    def _descriptor_to_sync(self, segment: Segment) -> int:
+        """A copy: another thread may roll the log meanwhile, which closes the segment's own."""
+        try:
+            return files.duplicate(segment.keep_open(), segment.path)
+        except OSError as error:
+            raise StorageError(
+                f"a sync of {segment.path} could not begin ({error}): whether events from position "
+                f"{self.durable_position} on survive a power cut is unknown, and they are not acknowledged. "
+                "Look what is there before repeating the call",
+                path=str(segment.path),
+            ) from error
 
     def _refuse_after_failed_sync(self, next_position: int) -> None:
         """Whoever waited for a sync that failed, here or elsewhere, must not be told otherwise."""
@@ -619,6 +634,10 @@ class LocalStorage:
                 # A disk that refuses the mark as well must not hide that the sync has failed.
                 with contextlib.suppress(OSError):
                     self._lock.write_state(generation=generation, failed_at=self.durable_position)
+
+
+def _remedy(error: OSError) -> str:
+    return "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
 
 
 def _nearest_folder(path: Path) -> Path:
