@@ -34,7 +34,8 @@ _ATTRIBUTES = struct.Struct("<6Q10I")
 _ENTRY_OUT = struct.Struct("<4Q2I")
 _ATTRIBUTES_OUT = struct.Struct("<QII")
 _TRANSFER = struct.Struct("<QQIIQII")
-_RECORD = struct.Struct("<qI")
+RECORD = struct.Struct("<qI")
+"""In front of each write in the record: its place and its length; ``FLUSHED`` as the place for a flush."""
 
 assert (_IN.size, _OUT.size, _INIT_OUT.size, _ATTRIBUTES.size, _TRANSFER.size) == (40, 16, 64, 88, 40)
 
@@ -67,7 +68,7 @@ _EMPTY_ANSWERS: Final = {_Call.RELEASE, _Call.FLUSH, _Call.RELEASEDIR, _Call.ACC
 _ROOT_NODE, _IMAGE_NODE = 1, 2
 _MAX_WRITE: Final = 128 << 10
 _REQUEST_BYTES: Final = _MAX_WRITE + 4096
-_FLUSHED: Final = -1
+FLUSHED: Final = -1
 _FOR_EVER: Final = 10**6
 
 
@@ -165,7 +166,7 @@ def _perform(  # noqa: C901 - one case for each thing the kernel asks
         case _Call.STATFS:
             answer = bytes(80)
         case _Call.FSYNC:
-            change = _RECORD.pack(_FLUSHED, 0)
+            change = RECORD.pack(FLUSHED, 0)
         case _Call.READ:
             _, offset, count, *_ = _TRANSFER.unpack_from(body)
             answer = content[offset : offset + count]
@@ -173,7 +174,7 @@ def _perform(  # noqa: C901 - one case for each thing the kernel asks
             _, offset, count, *_ = _TRANSFER.unpack_from(body)
             data = body[_TRANSFER.size : _TRANSFER.size + count]
             content[offset : offset + count] = data
-            answer, change = struct.pack("<II", count, 0), _RECORD.pack(offset, count) + data
+            answer, change = struct.pack("<II", count, 0), RECORD.pack(offset, count) + data
         case _ if call not in _EMPTY_ANSWERS:
             failure = errno.ENOSYS
     return failure, answer, change
@@ -220,9 +221,9 @@ def _parsed(record: bytes) -> Iterator[tuple[int, bytes] | None]:
     """Each write as its place and its bytes; None for a flush."""
     at = 0
     while at < len(record):
-        offset, count = _RECORD.unpack_from(record, at)
-        at += _RECORD.size
-        yield None if offset == _FLUSHED else (offset, record[at : at + count])
+        offset, count = RECORD.unpack_from(record, at)
+        at += RECORD.size
+        yield None if offset == FLUSHED else (offset, record[at : at + count])
         at += count
 
 
