@@ -26,7 +26,8 @@ demo: $(READY)  ## Train three small networks on real images and look at the rec
 	@$(BIN)/python -m tools.demo
 
 torture: $(READY)  ## Kill, cut off, break, feed rubbish, at length; figures and page: docs/reliability.md
-	@$(BIN)/python -m tools.torture --long --out docs/reliability-data.json; status=$$?; $(BIN)/python -m tools.torture.page; exit $$status
+	@status=0; $(BIN)/python -m tools.torture --long --out docs/reliability-data.json || status=$$?; \
+		$(BIN)/python -m tools.torture.page; exit $$status
 
 check: lint types law test  ## ruff, mypy, the import law, the tests
 
