@@ -33,8 +33,8 @@ def test_every_suite_has_its_figures_on_the_page(data: Any) -> None:
 
 def test_a_suite_that_failed_is_told(data: Any) -> None:
     """In the summary and with what it found."""
-    kill = data["suites"]["kill"] | {"failures": ["w0 lost a row (seed 7)"]}
-    page = page_of({"suites": {"kill": kill}})
+    report = data["suites"]["real_disk"] | {"failures": ["w0 lost a row (seed 7)"]}
+    page = page_of({"suites": {"real_disk": report}})
     assert "**1 failed**" in page
     assert "- w0 lost a row (seed 7)" in page
     assert "Not run yet." in page

@@ -48,6 +48,8 @@ def shown(figure: Figure) -> str:
     match figure:
         case int():
             return f"{figure:,}"
+        case float() if abs(figure) >= 100:  # noqa: PLR2004 - three digits say enough
+            return f"{figure:,.0f}"
         case float():
-            return f"{figure:,.3g}"
+            return f"{figure:.3g}"
     return figure
