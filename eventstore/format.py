@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,26 +23,31 @@ SECTOR_BYTES = 512
 
 _PREFIX = struct.Struct("<4sI")
 _SEAL = struct.Struct("<8sQQIIQ32sII32s")
+_SEALED_FIELDS = struct.Struct("<8sQQIIQ32sI")
+_CRC = _LENGTH_OF_METADATA = struct.Struct("<I")
 _CRC_OFFSET = 76
 _DIGEST_OFFSET = 80
 _CHAIN_START = b"dacapo-store/chain/1\0"
 _CHAIN_STEP = struct.Struct("<32sQQ32s")
-_CONTENT_HEAD = struct.Struct("<16sqH")
+_CONTENT_HEAD = struct.Struct("<16sqHQ")
 _LENGTH = struct.Struct("<Q")
+_NULL_NUMBERS = b"\0"
+_ZEROS = bytes(SECTOR_BYTES)
 
 PREFIX_BYTES = _PREFIX.size
 SEAL_BYTES = _SEAL.size
+_UNSEALED = b"\xff" * SEAL_BYTES
 METADATA_BYTES_MAX = 1 << 24
 CHAIN_BYTES = 32
 _DIGEST_BYTES = 32
 _SEARCH_BYTES_MAX = 1 << 28
 
 assert (PREFIX_BYTES, SEAL_BYTES) == (8, 112)
+assert (_SEALED_FIELDS.size, _CRC_OFFSET + _CRC.size) == (_CRC_OFFSET, _DIGEST_OFFSET)
 assert SEAL_BYTES % 8 == 0, "Arrow wants the body at a multiple of eight bytes"
 
 
-@dataclass(frozen=True)
-class Seal:
+class Seal(msgspec.Struct, frozen=True):
     """What a frame says of itself.
 
     Attributes:
@@ -97,33 +102,54 @@ def seal_frame(
         chain: The chain's value behind the last event, 32 bytes.
         offset: Where in the file the frame will begin; its sectors are counted from there.
     """
+    frame, _ = sealed(
+        message,
+        first_position=first_position,
+        event_count=event_count,
+        synced_position=synced_position,
+        chain=chain,
+        offset=offset,
+    )
+    return frame
+
+
+def sealed(
+    message: bytes, *, first_position: int, event_count: int, synced_position: int, chain: bytes, offset: int
+) -> tuple[bytes, Seal]:
+    """As ``seal_frame``; gives the frame and what its seal says."""
     continuation, old_metadata_bytes = _PREFIX.unpack_from(message)
     if continuation != CONTINUATION:
         raise ValueError("an encapsulated Arrow message begins with ff ff ff ff")
-    body_start = PREFIX_BYTES + old_metadata_bytes
+    seal_at = PREFIX_BYTES + old_metadata_bytes
     metadata_bytes = old_metadata_bytes + SEAL_BYTES
-    head = _PREFIX.pack(CONTINUATION, metadata_bytes) + message[PREFIX_BYTES:body_start]
-    body = message[body_start:]
-
-    def seal(zero_sectors: int, digest: bytes) -> bytes:
-        fields = _SEAL.pack(
-            MAGIC,
-            len(body),
-            first_position,
-            event_count,
-            zero_sectors,
-            synced_position,
-            chain,
-            metadata_bytes,
-            0,
-            digest,
-        )
-        return fields[:_CRC_OFFSET] + struct.pack("<I", zlib.crc32(fields[:_CRC_OFFSET])) + digest
-
-    zeros = count_zero_sectors(head + seal(0, b"\xff" * 32) + body, offset)
-    undigested = seal(zeros, b"")
-    digest = hashlib.sha256(head + undigested + body).digest()
-    return b"".join((head, undigested, digest, body))
+    body_bytes = len(message) - seal_at
+    frame = bytearray().join((message[:seal_at], _UNSEALED, message[seal_at:]))
+    _LENGTH_OF_METADATA.pack_into(frame, len(CONTINUATION), metadata_bytes)
+    # Counted with ff in the seal's whole place: a share of a sector that holds a part of the seal
+    # holds its magic or a part of its digest, so it is none of the zero ones either way.
+    zero_sectors = count_zero_sectors(frame, offset)
+    _SEALED_FIELDS.pack_into(
+        frame,
+        seal_at,
+        MAGIC,
+        body_bytes,
+        first_position,
+        event_count,
+        zero_sectors,
+        synced_position,
+        chain,
+        metadata_bytes,
+    )
+    with memoryview(frame) as view:
+        _CRC.pack_into(frame, seal_at + _CRC_OFFSET, zlib.crc32(view[seal_at : seal_at + _CRC_OFFSET]))
+        hasher = hashlib.sha256(view[: seal_at + _DIGEST_OFFSET])
+        hasher.update(view[seal_at + SEAL_BYTES :])
+    digest = hasher.digest()
+    frame[seal_at + _DIGEST_OFFSET : seal_at + SEAL_BYTES] = digest
+    seal = Seal(
+        body_bytes, first_position, event_count, zero_sectors, synced_position, chain, metadata_bytes, digest
+    )
+    return bytes(frame), seal
 
 
 def unseal(frame: bytes | memoryview, seal: Seal) -> bytes:
@@ -254,13 +280,17 @@ def greatest_synced_position(data: bytes) -> int:
     return greatest
 
 
-def count_zero_sectors(data: bytes | memoryview, offset: int) -> int:
+def count_zero_sectors(data: bytes | bytearray | memoryview, offset: int) -> int:
     """How many disk sectors' shares of ``data``, which begins at ``offset`` of a file, are all zero."""
-    first = SECTOR_BYTES - offset % SECTOR_BYTES
-    view = bytes(data)
-    shares = [view[:first]]
-    shares.extend(view[start : start + SECTOR_BYTES] for start in range(first, len(view), SECTOR_BYTES))
-    return sum(1 for share in shares if share and not share.strip(b"\0"))
+    count = start = 0
+    end = SECTOR_BYTES - offset % SECTOR_BYTES
+    while start < len(data):
+        # Most sectors begin with something: only the others are looked at as a whole.
+        if not data[start]:
+            share = bytes(data[start:end])
+            count += share == _ZEROS[: len(share)]
+        start, end = end, end + SECTOR_BYTES
+    return count
 
 
 def first_chain(log_id: bytes) -> bytes:
@@ -273,50 +303,77 @@ def next_chain(chain: bytes, *, position: int, stream_version: int, content: byt
     return hashlib.sha256(_CHAIN_STEP.pack(chain, position, stream_version, content)).digest()
 
 
+class Numbers(msgspec.Struct, frozen=True):
+    """The items of a bulk column of one event, as they are hashed and stored.
+
+    Attributes:
+        count: How many items there are.
+        validity: One bit an item, least significant first, 1 where the item is there; the bits
+            behind the last are 0. Empty when no item is null.
+        items: 8 bytes an item, zeros where it is null.
+    """
+
+    count: int
+    validity: bytes
+    items: bytes
+
+    @property
+    def null_count(self) -> int:
+        """How many of the items are null."""
+        return self.count - int.from_bytes(self.validity, "little").bit_count() if self.validity else 0
+
+
+def numbers_of(array: pa.Array | None) -> Numbers | None:
+    """The items of an Arrow array of int64 or float64."""
+    if array is None:
+        return None
+    validity = b""
+    if array.null_count:
+        validity = _validity(array)
+        array = pc.fill_null(array, 0)
+    items = array.buffers()[1]
+    start = 8 * array.offset
+    data = b"" if items is None else bytes(memoryview(items)[start : start + 8 * len(array)])
+    return Numbers(len(array), validity, data)
+
+
 def content_digest(  # noqa: PLR0913 - one argument for each field that is hashed
     *,
     event_id: bytes,
     recorded_at: int,
-    stream: str,
-    event_type: str,
+    stream: bytes,
+    event_type: bytes,
     schema_version: int,
-    data: str,
-    metadata: str,
-    index: pa.Int64Array | None,
-    values: pa.DoubleArray | None,
+    data: bytes,
+    metadata: bytes,
+    index: Numbers | None,
+    values: Numbers | None,
 ) -> bytes:
     """The SHA-256 of everything in an event but its position and stream version.
 
-    ``recorded_at`` is in microseconds since 1970, UTC.
+    ``recorded_at`` is in microseconds since 1970, UTC; texts are given as UTF-8.
     """
-    hasher = hashlib.sha256(_CONTENT_HEAD.pack(event_id, recorded_at, schema_version))
-    for text in (stream, event_type, data, metadata):
-        encoded = text.encode()
-        hasher.update(_LENGTH.pack(len(encoded)))
-        hasher.update(encoded)
-    _hash_numbers(hasher, index)
-    _hash_numbers(hasher, values)
-    return hasher.digest()
+    # The order of what is hashed is that of docs/format.md; one call costs less than many.
+    fields = [
+        _CONTENT_HEAD.pack(event_id, recorded_at, schema_version, len(stream)),
+        stream,
+        _LENGTH.pack(len(event_type)),
+        event_type,
+        _LENGTH.pack(len(data)),
+        data,
+        _LENGTH.pack(len(metadata)),
+        metadata,
+        *_hashed_numbers(index),
+        *_hashed_numbers(values),
+    ]
+    return hashlib.sha256(b"".join(fields)).digest()
 
 
-def numbers_digest(array: pa.Array | None) -> bytes:
-    """A digest that is equal exactly for bulk columns of equal bits."""
-    hasher = hashlib.sha256()
-    _hash_numbers(hasher, array)
-    return hasher.digest()
-
-
-def _hash_numbers(hasher: Any, array: pa.Array | None) -> None:
-    if array is None:
-        hasher.update(b"\0")
-        return
-    hasher.update((b"\2" if array.null_count else b"\1") + _LENGTH.pack(len(array)))
-    if array.null_count:
-        hasher.update(_validity(array))
-        array = pc.fill_null(array, 0)
-    items = array.buffers()[1]
-    if items is not None:
-        hasher.update(memoryview(items)[8 * array.offset : 8 * (array.offset + len(array))])
+def _hashed_numbers(numbers: Numbers | None) -> Iterable[bytes]:
+    if numbers is None:
+        return (_NULL_NUMBERS,)
+    mark = b"\2" if numbers.validity else b"\1"
+    return mark, _LENGTH.pack(numbers.count), numbers.validity, numbers.items
 
 
 def _validity(array: pa.Array) -> bytes:

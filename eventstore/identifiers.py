@@ -29,15 +29,18 @@ class _Clock:
         self._lock = threading.Lock()
         self._last = 0
 
-    def tick(self) -> int:
-        now = time.time_ns() // 1_000_000
-        random = int.from_bytes(os.urandom(14))
-        fresh = now << _RANDOM_BITS | random & _LOW_74
-        # Used within a millisecond: a random step, so that no id can be told from the one before.
-        step = 1 + (random >> 80)
+    def ticks(self, count: int) -> list[int]:
+        now = time.time_ns() // 1_000_000 << _RANDOM_BITS
+        random = os.urandom(14 * count)
+        numbers: list[int] = []
         with self._lock:
-            self._last = max(fresh, self._last + step)
-            return self._last
+            for start in range(0, 14 * count, 14):
+                number = int.from_bytes(random[start : start + 14])
+                # Used within a millisecond: a random step, so that no id can be told from the one before.
+                step = 1 + (number >> 80)
+                self._last = max(now | number & _LOW_74, self._last + step)
+                numbers.append(self._last)
+        return numbers
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent goes on counting from the same number.
@@ -57,7 +60,15 @@ def uuid7() -> UUID:
     The first 48 bits are the time in milliseconds, or the last id's where the clock has gone
     back; the rest is random.
     """
-    number = _clock.tick()
+    return uuid7s(1)[0]
+
+
+def uuid7s(count: int) -> list[UUID]:
+    """Make as many new ids, in growing order; cheaper than one by one."""
+    return [_uuid(number) for number in _clock.ticks(count)]
+
+
+def _uuid(number: int) -> UUID:
     milliseconds_and_12 = number >> 62
     high = (milliseconds_and_12 >> 12) << 80 | (milliseconds_and_12 & 0xFFF) << 64
     return UUID(int=high | _VERSION_7 | _VARIANT | number & _LOW_62)

@@ -16,7 +16,7 @@ import threading
 import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventstore import format as log_format
+from eventstore.encoding import EncodedEvent, encode_events
 from eventstore.errors import (
     DamagedLogError,
     DuplicateEventError,
@@ -39,6 +40,7 @@ from eventstore.errors import (
     StorageError,
 )
 from eventstore.follow import Stop, follow
+from eventstore.message import BatchMessage
 from eventstore.model import (
     ANY,
     Commit,
@@ -50,12 +52,8 @@ from eventstore.model import (
     Verdict,
 )
 from eventstore.schema import (
-    EncodedEvent,
     clocks,
-    encode_event,
     envelope_schema,
-    event_columns,
-    record_batch,
     recorded_events,
 )
 from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
@@ -182,23 +180,24 @@ class EventLog:
         """
         if durability not in ("commit", "os"):
             raise ValueError(f'durability is "commit" or "os", not {durability!r}')
-        if any(isinstance(part.events, Event) for part in appends):
-            raise InvalidEventError("an append takes a sequence of events; put the one into a list")
-        encoded = [encode_event(part.stream, event) for part in appends for event in part.events]
-        self._check_parts(appends, encoded)
-        columns = event_columns(encoded)
+        for part in appends:
+            if isinstance(part.events, Event):
+                raise InvalidEventError("an append takes a sequence of events; put the one into a list")
+        encoded = [event for part in appends for event in encode_events(part.stream, part.events)]
         chosen_ids = [
             event.event_id for part in appends for event in part.events if event.event_id is not None
         ]
+        self._check_parts(appends, encoded)
+        message = BatchMessage(encoded)
         self._read_ahead(ids=bool(chosen_ids))
         commit = None
         while commit is None:
-            with self._turn():
+            with self._state, self._adapter().turn():
                 self._catch_up()
                 commit = known = self._known_commit(encoded, chosen_ids) if chosen_ids else None
                 if commit is None:
                     self._check_expectations(appends)
-                    commit = self._put(encoded, columns)
+                    commit = self._put(encoded, message)
         if durability == "commit":
             if known is not None:
                 # This repetition may be there because the first one's sync failed: that is made up for.
@@ -240,6 +239,8 @@ class EventLog:
 
     def _check_expectations(self, appends: Sequence[StreamAppend]) -> None:
         for part in appends:
+            if part.expected is ANY:
+                continue
             positions = self._streams.get(part.stream)
             actual = None if positions is None else len(positions) - 1
             if not _fits(part.expected, actual):
@@ -258,7 +259,7 @@ class EventLog:
             if ids:
                 self._index_event_ids()
 
-    def _put(self, encoded: Sequence[EncodedEvent], columns: Mapping[str, pa.Array]) -> Commit | None:
+    def _put(self, encoded: Sequence[EncodedEvent], message: BatchMessage) -> Commit | None:
         first_position, chain = self._next_position, self._chain
         versions: list[int] = []
         last_versions: dict[str, int] = {}
@@ -270,11 +271,16 @@ class EventLog:
             chain = log_format.next_chain(
                 chain, position=first_position + place, stream_version=version, content=event.content_digest
             )
-        batch = record_batch(self._schema, columns, first_position=first_position, stream_versions=versions)
-        if not self._adapter().put(batch, first_position=first_position, chain=chain):
+        data = message.at(first_position, versions)
+        count = len(encoded)
+        if not self._adapter().put(data, first_position=first_position, event_count=count, chain=chain):
             return None
-        self._fold(StoredBatch(first_position, batch, chain, stored_bytes=0))
-        ids = tuple(event.event_id for event in encoded)
+        self._note(
+            [event.stream for event in encoded],
+            clock=max(event.recorded_at for event in encoded),
+            chain=chain,
+        )
+        ids = tuple([event.event_id for event in encoded])
         return Commit(first_position, self._next_position, last_versions, ids)
 
     def _known_commit(self, encoded: Sequence[EncodedEvent], chosen_ids: Sequence[UUID]) -> Commit | None:
@@ -479,14 +485,21 @@ class EventLog:
                 offset=0,
                 position=self._next_position,
             )
-        streams = stored.batch.column("stream").to_pylist()
-        for position, stream in enumerate(streams, stored.first_position):
-            self._streams.setdefault(stream, array("Q")).append(position)
-        clock = max(clocks(stored.batch))
-        self._commit_positions.append(stored.first_position)
+        self._note(
+            stored.batch.column("stream").to_pylist(), clock=max(clocks(stored.batch)), chain=stored.chain
+        )
+
+    def _note(self, streams: Sequence[str], *, clock: int, chain: bytes) -> None:
+        """Take the next commit into account; no batch is made of what was just written."""
+        self._commit_positions.append(self._next_position)
         self._commit_clocks.append(max(clock, self._commit_clocks[-1]) if self._commit_clocks else clock)
-        self._chain = stored.chain
-        self._next_position = stored.next_position
+        for position, stream in enumerate(streams, self._next_position):
+            positions = self._streams.get(stream)
+            if positions is None:
+                positions = self._streams[stream] = array("Q")
+            positions.append(position)
+        self._chain = chain
+        self._next_position += len(streams)
 
     def _index_event_ids(self) -> None:
         for stored in self._adapter().read(self._ids_until):
@@ -589,16 +602,12 @@ def _same_event(recorded: RecordedEvent, event: EncodedEvent) -> bool:
     return (
         recorded.event_id == event.event_id
         and recorded.stream == event.stream
-        and recorded.type == event.type
+        and recorded.type.encode() == event.type_name
         and recorded.schema_version == event.schema_version
-        and recorded.data_json == event.data
-        and _same_numbers(recorded.index, event.index)
-        and _same_numbers(recorded.values, event.values)
+        and recorded.data_json.encode() == event.data
+        and log_format.numbers_of(recorded.index) == event.index
+        and log_format.numbers_of(recorded.values) == event.values
     )
-
-
-def _same_numbers(one: pa.Array | None, other: pa.Array | None) -> bool:
-    return log_format.numbers_digest(one) == log_format.numbers_digest(other)
 
 
 def _reset_in_child() -> None:

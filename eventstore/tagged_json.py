@@ -88,8 +88,13 @@ def encode(value: Any) -> str:
         InvalidEventError: The value holds something that has no text form, text that is not
             Unicode, or itself, or it lies too deep. The message names the place; mend it there.
     """
+    return encode_utf8(value).decode()
+
+
+def encode_utf8(value: Any) -> bytes:
+    """As ``encode``; gives the text's UTF-8 bytes, which is what is stored."""
     try:
-        return _encode_json(_tag(value, None, 0)).decode()
+        return _encode_json(_tag(value, None, 0))
     except RecursionError:
         # The caller's own stack may be nearly used up, however flat the value is.
         message = "the value cannot be encoded: Python's recursion limit was reached; call from higher up"

@@ -8,15 +8,11 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eventstore import format as log_format
 from eventstore.model import Finding, Verdict
-from eventstore.schema import content_digests
+from eventstore.schema import content_digests, decoded_batch, envelope_schema
 from eventstore.storage.protocol import StoredBatch
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class MemoryStorage:
@@ -27,6 +23,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self.log_id = secrets.token_bytes(16)
+        self._schema = envelope_schema(self.log_id)
         self._batches: list[StoredBatch] = []
         self._turn = threading.RLock()
 
@@ -47,11 +44,12 @@ class MemoryStorage:
         start = bisect_right(self._batches, from_position, key=lambda kept: kept.next_position)
         return (kept for kept in self._batches[start:] if kept.first_position < stop)
 
-    def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> bool:
         """Keep a commit, if the log ends where it begins."""
         if first_position != self.durable_position:
             return False
-        self._batches.append(StoredBatch(first_position, batch, chain, stored_bytes=batch.nbytes))
+        batch = decoded_batch(message, self._schema, event_count=event_count)
+        self._batches.append(StoredBatch(first_position, batch, chain, stored_bytes=len(message)))
         return True
 
     def sync(self, next_position: int) -> None:

@@ -60,7 +60,7 @@ class Storage(Protocol):
     def watched(self) -> Path | None:
         """A local folder that changes when something is put, or None."""
 
-    def turn(self) -> AbstractContextManager[None]:
+    def turn(self) -> AbstractContextManager[object]:
         """Hold this while deciding on a commit and putting it."""
 
     def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
@@ -70,8 +70,14 @@ class Storage(Protocol):
             DamagedLogError: Bytes that must be right are wrong; what came before them was right.
         """
 
-    def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> bool:
         """Keep a commit at exactly ``first_position``; False when another stands there.
+
+        Args:
+            message: Its events, as an encapsulated Arrow message of the envelope's schema.
+            first_position: The position of the first of them.
+            event_count: How many there are.
+            chain: The chain's value behind the last of them.
 
         Raises:
             WriteRefusedError: Nothing was kept; the log goes on.

@@ -15,13 +15,14 @@ lock file was deleted gets a new one.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from eventstore import files
 
@@ -37,6 +38,7 @@ class Lock:
         self._descriptor = self._open()
         self._thread_lock = threading.RLock()
         self._depth = 0
+        self._held_state: tuple[int, int | None] | None = None
 
     def _open(self) -> int:
         descriptor = files.open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
@@ -44,19 +46,35 @@ class Lock:
             files.share(descriptor, like=self._directory)
         return descriptor
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> AbstractContextManager[object]:
         """Wait for the lock and hold it."""
-        with self._thread_lock:
+        return self
+
+    def __enter__(self) -> Self:
+        self._thread_lock.acquire()
+        try:
             if self._depth == 0:
                 self._acquire()
+                # Whoever holds the lock is the only one to change it.
+                self._held_state = self._read_state()
             self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        except BaseException:
+            if self._depth == 0:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._thread_lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._depth -= 1
+            if self._depth == 0:
+                self._held_state = None
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
 
     def _acquire(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -75,8 +93,14 @@ class Lock:
 
     def state(self) -> tuple[int, int | None]:
         """The directory generation, and the synced position at which a sync failed, if one has."""
+        held = self._held_state
+        if held is not None:
+            return held
         if self._depth == 0:
             self._replaced()
+        return self._read_state()
+
+    def _read_state(self) -> tuple[int, int | None]:
         data = os.pread(self._descriptor, _STATE.size, 0)
         if len(data) < _STATE.size:
             return 0, None
@@ -88,7 +112,10 @@ class Lock:
     def write_state(self, *, generation: int, failed_at: int | None) -> None:
         """Replace the shared state; the lock must be held."""
         failed = 0 if failed_at is None else failed_at + 1
+        self._held_state = None
         os.pwrite(self._descriptor, _STATE.pack(_MAGIC, generation, failed), 0)
+        if self._depth:
+            self._held_state = generation, failed_at
 
     def close(self) -> None:
         """Close the file. In a forked child this does not release the parent's lock."""

@@ -32,17 +32,12 @@ from typing import TYPE_CHECKING, Any
 
 from eventstore import files
 from eventstore import format as log_format
+from eventstore.encoding import encode_events
 from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
 from eventstore.lost_events import LostRange, placeholders
-from eventstore.schema import (
-    content_digests,
-    decoded_batch,
-    encode_event,
-    envelope_schema,
-    event_columns,
-    record_batch,
-)
+from eventstore.message import BatchMessage
+from eventstore.schema import content_digests, decoded_batch, envelope_schema
 from eventstore.storage.local.directory import SegmentName, segment_names
 from eventstore.storage.local.lock import Lock
 from eventstore.storage.local.reconstruction import History, Kept, reconstructed
@@ -485,7 +480,7 @@ class _Ink:
 
     def _lost(self, lost: LostRange, work: _Work, repair: _Repair) -> Iterator[tuple[int, int, int, bytes]]:
         encoded = [
-            encode_event(stream, event)
+            encoded
             for stream, event in placeholders(
                 lost,
                 log_id=work.log_id,
@@ -494,16 +489,15 @@ class _Ink:
                 recorded_at=_moment(self.clock),
                 metadata=repair.metadata,
             )
+            for encoded in encode_events(stream, [event])
         ]
         for start in range(0, len(encoded), _PLACEHOLDERS_PER_FRAME):
             events = encoded[start : start + _PLACEHOLDERS_PER_FRAME]
             position = lost.first_position + start
             versions = [self._next_version(event.stream) for event in events]
-            batch = record_batch(
-                work.schema, event_columns(events), first_position=position, stream_versions=versions
-            )
-            self.chain = _folded(self.chain, batch)
-            yield position, len(events), 0, batch.serialize().to_pybytes()
+            message = BatchMessage(events).at(position, versions)
+            self.chain = _folded(self.chain, decoded_batch(message, work.schema, event_count=len(events)))
+            yield position, len(events), 0, message
 
     def _next_version(self, stream: str) -> int:
         self.versions[stream] = self.versions.get(stream, -1) + 1

@@ -129,6 +129,13 @@ class Segment:
             self._descriptor = files.open_file(self.path, os.O_RDWR)
         return self._descriptor
 
+    def is_all_there(self) -> bool:
+        """Whether the open file ends with the verified frames and nobody has deleted it."""
+        if self._descriptor is None:
+            return False
+        status = os.fstat(self._descriptor)
+        return status.st_size == self.end_offset and status.st_nlink > 0
+
     @contextmanager
     def descriptor(self) -> Iterator[int]:
         """A descriptor to read from."""

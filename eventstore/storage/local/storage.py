@@ -119,19 +119,28 @@ class LocalStorage:
     def durable_position(self) -> int:
         """Everything below is known to survive a power cut."""
         with self._state:
-            return max(self._synced, *(segment.synced_position for segment in self._segments[-1:]))
+            return max(self._synced, self._segments[-1].synced_position) if self._segments else self._synced
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> contextlib.AbstractContextManager[object]:
         """Hold the lock of this log."""
-        if self._lock is None:
-            yield
-            return
-        with self._lock.hold():
-            yield
+        return contextlib.nullcontext() if self._lock is None else self._lock.hold()
 
     def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
         """See ``Storage.read``."""
+        return iter(()) if self._ends(from_position) else self._read(from_position, until)
+
+    def _ends(self, position: int) -> bool:
+        """Whether the log ends at ``position``, when two small looks at its files can tell."""
+        lock = self._lock
+        if lock is None:
+            return False
+        with self._state:
+            if not self._segments or lock.state()[0] != self._generation or self._generation % 2:
+                return False
+            segment = self._segments[-1]
+            return position == segment.next_position and segment.is_all_there()
+
+    def _read(self, from_position: int, until: int | None) -> Iterator[StoredBatch]:
         position = from_position
         while until is None or position < until:
             batches = self._read_listed(position, until)
@@ -141,7 +150,7 @@ class LocalStorage:
             yield from batches
             position = batches[-1].next_position
 
-    def put(self, batch: pa.RecordBatch, *, first_position: int, chain: bytes) -> bool:
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> bool:
         """See ``Storage.put``; the caller holds ``turn`` and has read everything."""
         if self.read_only:
             raise ReadOnlyLogError(
@@ -153,18 +162,15 @@ class LocalStorage:
             self._check_same_history(segment, first_position)
             if segment.next_position != first_position:
                 return False
-            frame = log_format.seal_frame(
-                batch.serialize().to_pybytes(),
+            frame, seal = log_format.sealed(
+                message,
                 first_position=first_position,
-                event_count=batch.num_rows,
+                event_count=event_count,
                 synced_position=self.durable_position,
                 chain=chain,
                 offset=segment.end_offset,
             )
             self._write(segment, frame)
-            header = log_format.header_bytes(frame)
-            seal = log_format.header_seal(frame[:header])
-            assert seal is not None, "a frame carries the seal that it was given"
             segment.extend(seal, segment.end_offset)
             self._serve(segment.next_position, chain)
         return True
