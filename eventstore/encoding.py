@@ -21,19 +21,21 @@ from eventstore import format as log_format
 from eventstore import tagged_json
 from eventstore.errors import InvalidEventError
 from eventstore.format import Numbers
-from eventstore.identifiers import uuid7s
+from eventstore.identifiers import uuid7
 from eventstore.model import Event
 
 NAME_BYTES_MAX: Final = 4096
 SCHEMA_VERSION_MAX: Final = 0xFFFF
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_NO_METADATA: Final = b"{}"
 
 
 class EncodedEvent(msgspec.Struct, frozen=True):
     """An event ready for the log, short of its position and stream version. Texts are UTF-8."""
 
     event_id: UUID
+    id_bytes: bytes
     recorded_at: int
     stream: str
     stream_name: bytes
@@ -53,34 +55,32 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
         InvalidEventError: An event or the stream's name cannot be stored; the text says why.
     """
     encoded: list[EncodedEvent] = []
-    ids = iter(uuid7s(len(events)))
     shared: Mapping[str, Any] | None = None
-    metadata = b"{}"
+    metadata = _NO_METADATA
     for event in events:
         if not isinstance(event, Event):
             raise InvalidEventError(f"an append takes a sequence of Event, and {event!r} is none")
         stream_name = _name("a stream's name", stream)
         type_name = _name("an event's type", event.type)
+        schema_version, event_id, moment = event.schema_version, event.event_id, event.recorded_at
         _check_facts(event)
         data = tagged_json.encode_utf8(event.data)
         # The events of a commit often share one object.
         if event.metadata is not shared:
             shared = event.metadata
-            metadata = tagged_json.encode_utf8(dict(shared)) if shared else b"{}"
-        index = _bulk_column("index", event, event.index)
-        values = _bulk_column("values", event, event.values)
-        event_id = event.event_id or next(ids)
-        recorded_at = (
-            time.time_ns() // 1000
-            if event.recorded_at is None
-            else (event.recorded_at - _EPOCH) // _MICROSECOND
-        )
+            metadata = tagged_json.encode_utf8(dict(shared)) if shared else _NO_METADATA
+        index = None if event.index is None else _bulk_column("index", event, event.index)
+        values = None if event.values is None else _bulk_column("values", event, event.values)
+        if event_id is None:
+            event_id = uuid7()
+        id_bytes = event_id.bytes
+        recorded_at = time.time_ns() // 1000 if moment is None else (moment - _EPOCH) // _MICROSECOND
         digest = log_format.content_digest(
-            event_id=event_id.bytes,
+            event_id=id_bytes,
             recorded_at=recorded_at,
             stream=stream_name,
             event_type=type_name,
-            schema_version=event.schema_version,
+            schema_version=schema_version,
             data=data,
             metadata=metadata,
             index=index,
@@ -89,11 +89,12 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
         encoded.append(
             EncodedEvent(
                 event_id,
+                id_bytes,
                 recorded_at,
                 stream,
                 stream_name,
                 type_name,
-                event.schema_version,
+                schema_version,
                 data,
                 metadata,
                 index,
@@ -124,13 +125,17 @@ def _checked_name(what: str, text: str) -> bytes:
 
 def _check_facts(event: Event) -> None:
     version = event.schema_version
+    # What nearly all events are like, in one look.
+    if type(version) is int and 0 <= version <= SCHEMA_VERSION_MAX and type(event.metadata) is dict:  # noqa: SIM102
+        if event.event_id is None and event.recorded_at is None:
+            return
     if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= SCHEMA_VERSION_MAX:
         raise InvalidEventError(
             f"schema_version of a {event.type} is 0 to {SCHEMA_VERSION_MAX}, not {version!r}"
         )
     if event.event_id is not None and not isinstance(event.event_id, UUID):
         raise InvalidEventError(f"event_id of a {event.type} is a UUID, not {event.event_id!r}")
-    if type(event.metadata) is not dict and not isinstance(event.metadata, Mapping):
+    if not isinstance(event.metadata, Mapping):
         raise InvalidEventError(f"metadata of a {event.type} is a mapping, not {event.metadata!r}")
     moment = event.recorded_at
     if moment is None:
@@ -151,9 +156,7 @@ _ITEM_KINDS: Final = {"index": {int}, "values": {float}}
 _ARROW_TYPES: Final = {"index": pa.int64(), "values": pa.float64()}
 
 
-def _bulk_column(name: str, event: Event, column: Any) -> Numbers | None:
-    if column is None:
-        return None
+def _bulk_column(name: str, event: Event, column: Any) -> Numbers:
     kind = type(column)
     if (kind is list or kind is tuple) and set(map(type, column)) == _ITEM_KINDS[name]:
         try:
@@ -161,7 +164,7 @@ def _bulk_column(name: str, event: Event, column: Any) -> Numbers | None:
         except OverflowError:
             pass  # Arrow's words for it are the ones that callers know.
     numbers = log_format.numbers_of(_arrow_column(name, event, column))
-    if name == "index" and numbers is not None and numbers.validity:
+    if name == "index" and numbers.validity:
         raise InvalidEventError(f"index of a {event.type} must not hold None")
     return numbers
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterable
 from enum import Enum
 
 import msgspec
@@ -24,14 +23,13 @@ SECTOR_BYTES = 512
 _PREFIX = struct.Struct("<4sI")
 _SEAL = struct.Struct("<8sQQIIQ32sII32s")
 _SEALED_FIELDS = struct.Struct("<8sQQIIQ32sI")
-_CRC = _LENGTH_OF_METADATA = struct.Struct("<I")
+_CRC = struct.Struct("<I")
 _CRC_OFFSET = 76
 _DIGEST_OFFSET = 80
 _CHAIN_START = b"dacapo-store/chain/1\0"
 _CHAIN_STEP = struct.Struct("<32sQQ32s")
 _CONTENT_HEAD = struct.Struct("<16sqHQ")
 _LENGTH = struct.Struct("<Q")
-_NULL_NUMBERS = b"\0"
 _ZEROS = bytes(SECTOR_BYTES)
 
 PREFIX_BYTES = _PREFIX.size
@@ -122,17 +120,14 @@ def sealed(
         raise ValueError("an encapsulated Arrow message begins with ff ff ff ff")
     seal_at = PREFIX_BYTES + old_metadata_bytes
     metadata_bytes = old_metadata_bytes + SEAL_BYTES
-    body_bytes = len(message) - seal_at
-    frame = bytearray().join((message[:seal_at], _UNSEALED, message[seal_at:]))
-    _LENGTH_OF_METADATA.pack_into(frame, len(CONTINUATION), metadata_bytes)
+    head = _PREFIX.pack(CONTINUATION, metadata_bytes) + message[PREFIX_BYTES:seal_at]
+    body = message[seal_at:]
     # Counted with ff in the seal's whole place: a share of a sector that holds a part of the seal
     # holds its magic or a part of its digest, so it is none of the zero ones either way.
-    zero_sectors = count_zero_sectors(frame, offset)
-    _SEALED_FIELDS.pack_into(
-        frame,
-        seal_at,
+    zero_sectors = count_zero_sectors(b"".join((head, _UNSEALED, body)), offset)
+    fields = _SEALED_FIELDS.pack(
         MAGIC,
-        body_bytes,
+        len(body),
         first_position,
         event_count,
         zero_sectors,
@@ -140,16 +135,14 @@ def sealed(
         chain,
         metadata_bytes,
     )
-    with memoryview(frame) as view:
-        _CRC.pack_into(frame, seal_at + _CRC_OFFSET, zlib.crc32(view[seal_at : seal_at + _CRC_OFFSET]))
-        hasher = hashlib.sha256(view[: seal_at + _DIGEST_OFFSET])
-        hasher.update(view[seal_at + SEAL_BYTES :])
+    undigested = b"".join((head, fields, _CRC.pack(zlib.crc32(fields))))
+    hasher = hashlib.sha256(undigested)
+    hasher.update(body)
     digest = hasher.digest()
-    frame[seal_at + _DIGEST_OFFSET : seal_at + SEAL_BYTES] = digest
     seal = Seal(
-        body_bytes, first_position, event_count, zero_sectors, synced_position, chain, metadata_bytes, digest
+        len(body), first_position, event_count, zero_sectors, synced_position, chain, metadata_bytes, digest
     )
-    return bytes(frame), seal
+    return b"".join((undigested, digest, body)), seal
 
 
 def unseal(frame: bytes | memoryview, seal: Seal) -> bytes:
@@ -282,14 +275,13 @@ def greatest_synced_position(data: bytes) -> int:
 
 def count_zero_sectors(data: bytes | bytearray | memoryview, offset: int) -> int:
     """How many disk sectors' shares of ``data``, which begins at ``offset`` of a file, are all zero."""
-    count = start = 0
-    end = SECTOR_BYTES - offset % SECTOR_BYTES
-    while start < len(data):
+    first = SECTOR_BYTES - offset % SECTOR_BYTES
+    count = int(len(data) > 0 and not any(data[:first]))
+    for start in range(first, len(data), SECTOR_BYTES):
         # Most sectors begin with something: only the others are looked at as a whole.
         if not data[start]:
-            share = bytes(data[start:end])
+            share = bytes(data[start : start + SECTOR_BYTES])
             count += share == _ZEROS[: len(share)]
-        start, end = end, end + SECTOR_BYTES
     return count
 
 
@@ -323,10 +315,8 @@ class Numbers(msgspec.Struct, frozen=True):
         return self.count - int.from_bytes(self.validity, "little").bit_count() if self.validity else 0
 
 
-def numbers_of(array: pa.Array | None) -> Numbers | None:
+def numbers_of(array: pa.Array) -> Numbers:
     """The items of an Arrow array of int64 or float64."""
-    if array is None:
-        return None
     validity = b""
     if array.null_count:
         validity = _validity(array)
@@ -363,17 +353,14 @@ def content_digest(  # noqa: PLR0913 - one argument for each field that is hashe
         data,
         _LENGTH.pack(len(metadata)),
         metadata,
-        *_hashed_numbers(index),
-        *_hashed_numbers(values),
     ]
+    for numbers in (index, values):
+        if numbers is None:
+            fields.append(b"\0")
+        else:
+            mark = b"\2" if numbers.validity else b"\1"
+            fields += mark, _LENGTH.pack(numbers.count), numbers.validity, numbers.items
     return hashlib.sha256(b"".join(fields)).digest()
-
-
-def _hashed_numbers(numbers: Numbers | None) -> Iterable[bytes]:
-    if numbers is None:
-        return (_NULL_NUMBERS,)
-    mark = b"\2" if numbers.validity else b"\1"
-    return mark, _LENGTH.pack(numbers.count), numbers.validity, numbers.items
 
 
 def _validity(array: pa.Array) -> bytes:

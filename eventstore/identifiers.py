@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from typing import Final
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 _VERSION_7: Final = 7 << 76
 _VERSION_8: Final = 8 << 76
@@ -29,18 +29,16 @@ class _Clock:
         self._lock = threading.Lock()
         self._last = 0
 
-    def ticks(self, count: int) -> list[int]:
-        now = time.time_ns() // 1_000_000 << _RANDOM_BITS
-        random = os.urandom(14 * count)
-        numbers: list[int] = []
+    def tick(self) -> int:
+        now = time.time_ns() // 1_000_000
+        random = int.from_bytes(os.urandom(14))
+        number = now << _RANDOM_BITS | random & _LOW_74
         with self._lock:
-            for start in range(0, 14 * count, 14):
-                number = int.from_bytes(random[start : start + 14])
+            if number <= self._last:
                 # Used within a millisecond: a random step, so that no id can be told from the one before.
-                step = 1 + (number >> 80)
-                self._last = max(now | number & _LOW_74, self._last + step)
-                numbers.append(self._last)
-        return numbers
+                number = self._last + 1 + (random >> 80)
+            self._last = number
+        return number
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent goes on counting from the same number.
@@ -60,18 +58,17 @@ def uuid7() -> UUID:
     The first 48 bits are the time in milliseconds, or the last id's where the clock has gone
     back; the rest is random.
     """
-    return uuid7s(1)[0]
-
-
-def uuid7s(count: int) -> list[UUID]:
-    """Make as many new ids, in growing order; cheaper than one by one."""
-    return [_uuid(number) for number in _clock.ticks(count)]
+    number = _clock.tick()
+    high = number >> 74 << 80 | (number >> 62 & 0xFFF) << 64
+    return _uuid(high | _VERSION_7 | _VARIANT | number & _LOW_62)
 
 
 def _uuid(number: int) -> UUID:
-    milliseconds_and_12 = number >> 62
-    high = (milliseconds_and_12 >> 12) << 80 | (milliseconds_and_12 & 0xFFF) << 64
-    return UUID(int=high | _VERSION_7 | _VARIANT | number & _LOW_62)
+    """What ``UUID(int=number)`` makes, without its asking which of six arguments it was given."""
+    made = UUID.__new__(UUID)
+    object.__setattr__(made, "int", number)
+    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def derived_id(*parts: bytes | str | int) -> UUID:

@@ -40,6 +40,7 @@ from eventstore.errors import (
     StorageError,
 )
 from eventstore.follow import Stop, follow
+from eventstore.format import Numbers
 from eventstore.message import BatchMessage
 from eventstore.model import (
     ANY,
@@ -180,13 +181,13 @@ class EventLog:
         """
         if durability not in ("commit", "os"):
             raise ValueError(f'durability is "commit" or "os", not {durability!r}')
+        encoded: list[EncodedEvent] = []
+        chosen_ids: list[UUID] = []
         for part in appends:
             if isinstance(part.events, Event):
                 raise InvalidEventError("an append takes a sequence of events; put the one into a list")
-        encoded = [event for part in appends for event in encode_events(part.stream, part.events)]
-        chosen_ids = [
-            event.event_id for part in appends for event in part.events if event.event_id is not None
-        ]
+            encoded += encode_events(part.stream, part.events)
+            chosen_ids += [event.event_id for event in part.events if event.event_id is not None]
         self._check_parts(appends, encoded)
         message = BatchMessage(encoded)
         self._read_ahead(ids=bool(chosen_ids))
@@ -222,15 +223,18 @@ class EventLog:
             storage.sync(self._next_position)
 
     def _check_parts(self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent]) -> None:
-        streams = [part.stream for part in appends]
         if not encoded:
             raise InvalidEventError("an append needs at least one event")
-        if len(set(streams)) != len(streams):
-            raise InvalidEventError(f"an append names each stream once, not {streams}")
-        if len({event.event_id for event in encoded}) != len(encoded):
+        if len(appends) > 1:
+            streams = [part.stream for part in appends]
+            if len(set(streams)) != len(streams):
+                raise InvalidEventError(f"an append names each stream once, not {streams}")
+        if len(encoded) > 1 and len({event.id_bytes for event in encoded}) != len(encoded):
             raise InvalidEventError("the events of an append have different ids; one is there twice")
         for part in appends:
             version = part.expected
+            if version is ANY:
+                continue
             counted = isinstance(version, int) and not isinstance(version, bool) and version >= 0
             if not counted and not isinstance(version, type(ANY)):
                 raise InvalidEventError(
@@ -254,6 +258,8 @@ class EventLog:
 
     def _read_ahead(self, *, ids: bool) -> None:
         """Read what others have written before the lock is taken, so that under it little is left to read."""
+        if not ids and not self._adapter().has_news(self._next_position):
+            return
         with self._state:
             self._catch_up()
             if ids:
@@ -263,23 +269,24 @@ class EventLog:
         first_position, chain = self._next_position, self._chain
         versions: list[int] = []
         last_versions: dict[str, int] = {}
-        for place, event in enumerate(encoded):
-            known = self._streams.get(event.stream)
-            version = last_versions.get(event.stream, -1 if known is None else len(known) - 1) + 1
-            last_versions[event.stream] = version
+        for position, event in enumerate(encoded, first_position):
+            stream = event.stream
+            version = last_versions.get(stream)
+            if version is None:
+                known = self._streams.get(stream)
+                version = -1 if known is None else len(known) - 1
+            version += 1
+            last_versions[stream] = version
             versions.append(version)
             chain = log_format.next_chain(
-                chain, position=first_position + place, stream_version=version, content=event.content_digest
+                chain, position=position, stream_version=version, content=event.content_digest
             )
         data = message.at(first_position, versions)
         count = len(encoded)
         if not self._adapter().put(data, first_position=first_position, event_count=count, chain=chain):
             return None
-        self._note(
-            [event.stream for event in encoded],
-            clock=max(event.recorded_at for event in encoded),
-            chain=chain,
-        )
+        streams = [event.stream for event in encoded]
+        self._note(streams, clock=max([event.recorded_at for event in encoded]), chain=chain)
         ids = tuple([event.event_id for event in encoded])
         return Commit(first_position, self._next_position, last_versions, ids)
 
@@ -605,9 +612,13 @@ def _same_event(recorded: RecordedEvent, event: EncodedEvent) -> bool:
         and recorded.type.encode() == event.type_name
         and recorded.schema_version == event.schema_version
         and recorded.data_json.encode() == event.data
-        and log_format.numbers_of(recorded.index) == event.index
-        and log_format.numbers_of(recorded.values) == event.values
+        and _same_numbers(recorded.index, event.index)
+        and _same_numbers(recorded.values, event.values)
     )
+
+
+def _same_numbers(recorded: pa.Array | None, given: Numbers | None) -> bool:
+    return (None if recorded is None else log_format.numbers_of(recorded)) == given
 
 
 def _reset_in_child() -> None:
@@ -615,4 +626,14 @@ def _reset_in_child() -> None:
         log._after_fork()  # noqa: SLF001 - a part of the log
 
 
-os.register_at_fork(after_in_child=_reset_in_child)
+def _finish_loading() -> None:
+    """Let no thread be within pyarrow's loading of pandas while the process forks.
+
+    It loads pandas, where that is installed, under a lock of its own when it first makes an array of
+    a list. A child that is forked meanwhile inherits the lock, held by a thread that it does not have.
+    """
+    if _open_logs:
+        pa.array([0])
+
+
+os.register_at_fork(before=_finish_loading, after_in_child=_reset_in_child)

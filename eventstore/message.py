@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -27,6 +27,7 @@ _NONE: Final = (0, "")  # a buffer that is not there: no item of the column is n
 _INT32_MAX: Final = (1 << 31) - 1
 _NODES: Final = 13  # eleven columns, and the items of the two lists
 _BUFFERS: Final = 30
+_NO_NUMBERS: Final = Numbers(0, b"", b"")
 _INT64: Final = struct.Struct("<q")
 _NODE_FIELDS: Final = struct.Struct(f"<{2 * _NODES}q")
 _BUFFER_FIELDS: Final = struct.Struct(f"<{2 * _BUFFERS}q")
@@ -40,26 +41,9 @@ class BatchMessage:
     """
 
     def __init__(self, events: Sequence[EncodedEvent]) -> None:
-        ids, times, _, streams, types, schema_versions, data, metadata, index, values, _ = zip(
-            *map(msgspec.structs.astuple, events), strict=True
-        )
-        stream_offsets, type_offsets = _offsets("names of streams", streams), _offsets("types", types)
-        data_offsets, metadata_offsets = _offsets("data", data), _offsets("metadata", metadata)
-        indexes, rows = _lists("index", index), _lists("values", values)
         self._count = len(events)
-        self._shape = _shape(
-            self._count,
-            (stream_offsets[-1], type_offsets[-1], data_offsets[-1], metadata_offsets[-1]),
-            (indexes.null_count, indexes.items.count, indexes.items.null_count),
-            (rows.null_count, rows.items.count, rows.items.null_count),
-        )
-        event_ids = b"".join([event_id.bytes for event_id in ids])
-        self._between = (event_ids, *times, *stream_offsets, b"".join(streams))
-        self._behind = (
-            *(*type_offsets, b"".join(types), *schema_versions),
-            *(*data_offsets, b"".join(data), *metadata_offsets, b"".join(metadata)),
-            *(indexes.validity, *indexes.offsets, indexes.items.validity, indexes.items.items),
-            *(rows.validity, *rows.offsets, rows.items.validity, rows.items.items),
+        self._shape, self._between, self._behind = (
+            _of_one(events[0]) if len(events) == 1 else _of_many(events)
         )
 
     def at(self, first_position: int, stream_versions: Sequence[int]) -> bytes:
@@ -68,6 +52,55 @@ class BatchMessage:
         return self._shape.head + self._shape.body.pack(
             *positions, *self._between, *stream_versions, *self._behind
         )
+
+
+_Parts = tuple["_Shape", tuple[Any, ...], tuple[Any, ...]]
+"""The message's shape, what lies between positions and stream versions, and what lies behind these."""
+
+
+def _of_one(event: EncodedEvent) -> _Parts:
+    """As ``_of_many``, without the lists and sums of one item."""
+    stream, kind, data, metadata = event.stream_name, event.type_name, event.data, event.metadata
+    index = _NO_NUMBERS if event.index is None else event.index
+    values = _NO_NUMBERS if event.values is None else event.values
+    sizes = len(stream), len(kind), len(data), len(metadata)
+    if max(*sizes, index.count, values.count) > _INT32_MAX:
+        return _of_many([event])
+    index_nulls, values_nulls = int(event.index is None), int(event.values is None)
+    shape = _shape(
+        1,
+        sizes,
+        (index_nulls, index.count, index.null_count),
+        (values_nulls, values.count, values.null_count),
+    )
+    behind = (
+        *(0, sizes[1], kind, event.schema_version, 0, sizes[2], data, 0, sizes[3], metadata),
+        *(bytes(index_nulls), 0, index.count, index.validity, index.items),
+        *(bytes(values_nulls), 0, values.count, values.validity, values.items),
+    )
+    return shape, (event.id_bytes, event.recorded_at, 0, sizes[0], stream), behind
+
+
+def _of_many(events: Sequence[EncodedEvent]) -> _Parts:
+    _, ids, times, _, streams, types, schema_versions, data, metadata, index, values, _ = zip(
+        *map(msgspec.structs.astuple, events), strict=True
+    )
+    stream_offsets, type_offsets = _offsets("names of streams", streams), _offsets("types", types)
+    data_offsets, metadata_offsets = _offsets("data", data), _offsets("metadata", metadata)
+    indexes, rows = _lists("index", index), _lists("values", values)
+    shape = _shape(
+        len(events),
+        (stream_offsets[-1], type_offsets[-1], data_offsets[-1], metadata_offsets[-1]),
+        (indexes.null_count, indexes.items.count, indexes.items.null_count),
+        (rows.null_count, rows.items.count, rows.items.null_count),
+    )
+    behind = (
+        *(*type_offsets, b"".join(types), *schema_versions),
+        *(*data_offsets, b"".join(data), *metadata_offsets, b"".join(metadata)),
+        *(indexes.validity, *indexes.offsets, indexes.items.validity, indexes.items.items),
+        *(rows.validity, *rows.offsets, rows.items.validity, rows.items.items),
+    )
+    return shape, (b"".join(ids), *times, *stream_offsets, b"".join(streams)), behind
 
 
 def _offsets(what: str, texts: Sequence[bytes]) -> Sequence[int]:
@@ -107,7 +140,7 @@ def _lists(what: str, columns: Sequence[Numbers | None]) -> _Lists:
 @lru_cache(maxsize=64)
 def _no_lists(count: int) -> _Lists:
     """A column of nothing but nulls."""
-    return _Lists(count, bytes((count + 7) // 8), (0,) * (count + 1), Numbers(0, b"", b""))
+    return _Lists(count, bytes((count + 7) // 8), (0,) * (count + 1), _NO_NUMBERS)
 
 
 def _count_of(numbers: Numbers | None) -> int:
@@ -136,9 +169,7 @@ def _joined(present: Sequence[Numbers]) -> Numbers:
         )
         for numbers in present
     ]
-    joined = numbers_of(pa.concat_arrays(arrays))
-    assert joined is not None, "made of an array"
-    return joined
+    return numbers_of(pa.concat_arrays(arrays))
 
 
 # --- the metadata

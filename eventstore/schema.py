@@ -214,7 +214,7 @@ def _items(lists: pa.ListArray) -> list[pa.Array | None]:
 def _numbers(lists: pa.ListArray) -> list[Numbers | None]:
     values = lists.values
     if values.null_count or lists.null_count == len(lists) or values.buffers()[1] is None:
-        return [log_format.numbers_of(items) for items in _items(lists)]
+        return [None if items is None else log_format.numbers_of(items) for items in _items(lists)]
     view = memoryview(values.buffers()[1])[8 * values.offset :]
     there = lists.is_valid().to_pylist()
     return [

@@ -74,6 +74,10 @@ class _Step(enum.Enum):
 # Made for every value and put into words only for an error.
 _Place = tuple[Any, Any] | None
 
+_INT_MIN: Final = -(2**63)
+_INT_MAX: Final = 2**64 - 1
+_FLOATS: Final = {float}
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
@@ -131,7 +135,7 @@ def _tag(value: Any, place: _Place, depth: int) -> Any:  # noqa: PLR0911 - one r
     if kind is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if kind is int:
-        return value if -(2**63) <= value < 2**64 else _long_int(value, place)
+        return value if _INT_MIN <= value <= _INT_MAX else _long_int(value, place)
     if kind is dict:
         return _tag_mapping(value, place, depth)
     if kind is list:
@@ -143,6 +147,10 @@ def _tag(value: Any, place: _Place, depth: int) -> Any:  # noqa: PLR0911 - one r
 
 def _tag_items(items: Collection[Any], place: _Place, depth: int) -> list[Any]:
     _check_depth(place, depth)
+    kinds = set(map(type, items))
+    if kinds == _FLOATS and math.isfinite(sum(items)):
+        # A column of numbers, none of them infinite or NaN, or the sum would be.
+        return list(items)
     return [_tag(item, (place, index), depth + 1) for index, item in enumerate(items)]
 
 
@@ -155,7 +163,15 @@ def _tag_mapping(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[
             return _tag_pairs(mapping, place, depth)
         if not key.isascii():
             _unicode(key, (place, key))
-        tagged[key] = _tag(value, (place, key), depth + 1)
+        kind = type(value)
+        if (
+            (kind is str and value.isascii())
+            or (kind is float and math.isfinite(value))
+            or (kind is int and _INT_MIN <= value <= _INT_MAX)
+        ):
+            tagged[key] = value
+        else:
+            tagged[key] = _tag(value, (place, key), depth + 1)
     return tagged
 
 

@@ -38,6 +38,10 @@ class MemoryStorage:
         with self._turn:
             yield
 
+    def has_news(self, position: int) -> bool:
+        """Whether something was kept there."""
+        return self.durable_position > position
+
     def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
         """See ``Storage.read``."""
         stop = self.durable_position if until is None else until

@@ -63,6 +63,9 @@ class Storage(Protocol):
     def turn(self) -> AbstractContextManager[object]:
         """Hold this while deciding on a commit and putting it."""
 
+    def has_news(self, position: int) -> bool:
+        """Whether there seems to be something at ``position`` or behind it: a hint, as cheap as can be."""
+
     def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
         """The batches that hold positions from ``from_position`` up to ``until``, or up to now, in order.
 

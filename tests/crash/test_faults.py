@@ -29,7 +29,6 @@ from eventstore import (
     derived_id,
     files,
     identifiers,
-    schema,
     verify_log,
 )
 from eventstore.storage.local.lock import Lock
@@ -334,13 +333,6 @@ def test_the_host_s_clock_may_go_back_between_appends(
 ) -> None:
     """Ids and times are made of it; nothing is refused, mixed up or taken for known."""
     clock = iter(range(2_000_000_000, 0, -1_000_000))
-
-    class Clock(dt.datetime):
-        @classmethod
-        def now(cls, tz: dt.tzinfo | None = None) -> Clock:
-            return cls.fromtimestamp(next(clock), tz)
-
-    monkeypatch.setattr(schema, "datetime", Clock)
     monkeypatch.setattr(time, "time_ns", lambda: next(clock) * 1_000_000_000)
     with EventLog.open(tmp_path) as log:
         for number in range(20):

@@ -145,7 +145,7 @@ def digest_of(column: pa.Array | None) -> bytes:
         data=b"{}",
         metadata=b"{}",
         index=None,
-        values=log_format.numbers_of(column),
+        values=None if column is None else log_format.numbers_of(column),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
+import pickle
 import signal
 import threading
 import time
@@ -62,6 +64,16 @@ def test_threads_never_get_the_same_id() -> None:
         thread.join()
     assert len({event_id for mine in made for event_id in mine}) == 8000
     assert all(mine == sorted(mine) for mine in made)
+
+
+def test_a_new_id_is_an_ordinary_uuid() -> None:
+    """It is made by a short cut, and nobody can tell."""
+    made = uuid7()
+    same = uuid.UUID(int=made.int)
+    assert (made, hash(made), str(made), repr(made)) == (same, hash(same), str(same), repr(same))
+    assert made.is_safe is same.is_safe
+    assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == same
+    assert (made.version, made.variant) == (7, uuid.RFC_4122)
 
 
 def test_a_forked_child_shares_no_id_with_its_parent() -> None:

@@ -23,7 +23,8 @@ from eventstore import (
     WriteRefusedError,
     files,
 )
-from eventstore.storage.local import storage
+from eventstore.storage.local import LocalStorage, storage
+from eventstore.storage.local.lock import Lock
 
 
 def append(log: EventLog, count: int = 1, stream: str = "s") -> None:
@@ -285,6 +286,36 @@ def test_the_lock_file_may_be_deleted_at_any_time(tmp_path: Path) -> None:
         append(log)
         assert log.next_position == 3
         assert log.verify().ok
+
+
+def test_an_append_reads_nothing_when_nobody_else_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote itself it knows, and one look at the file tells that there is no more."""
+    with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
+        append(log)
+        with monkeypatch.context() as patch:
+            for method in ("_read_some", "_list_segments"):
+                patch.setattr(LocalStorage, method, None)
+            append(log, 3)
+        append(other)
+        append(log)
+        assert numbers(log) == [0, 0, 1, 2, 0, 0]
+
+
+def test_the_lock_s_state_is_that_of_the_present_turn(tmp_path: Path) -> None:
+    """It is read once a turn; between two turns others may change it."""
+    mine, others = Lock(tmp_path), Lock(tmp_path)
+    for generation in (2, 4, 6):
+        with mine.hold():
+            mine.write_state(generation=generation, failed_at=None)
+            assert mine.state() == others.state() == (generation, None)
+        with others.hold():
+            assert others.state() == (generation, None)
+            others.write_state(generation=generation + 1, failed_at=generation)
+        assert mine.state() == (generation + 1, generation)
+    mine.close()
+    others.close()
 
 
 def test_temporary_files_of_a_crash_go_away_on_opening(tmp_path: Path) -> None:

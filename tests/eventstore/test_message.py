@@ -52,6 +52,7 @@ def encoded(row: Row) -> EncodedEvent:
     )
     return EncodedEvent(
         UUID(bytes=row["event_id"]),  # type: ignore[arg-type]
+        row["event_id"],
         row["recorded_at"],
         row["stream"],
         *(str(row[name]).encode() for name in ("stream", "type")),

@@ -317,3 +317,39 @@ def test_processes_of_their_own_share_a_log(log: EventLog, tmp_path: Path) -> No
     for name in names:
         assert [event.data["n"] for event in log.read_stream(name)] == list(range(30))
     _check_dense(log, events=90)
+
+
+_LOADING = """
+import importlib.abc, os, signal, sys, threading
+import pyarrow as pa
+from eventstore import Event, EventLog
+
+begun, may_end = threading.Event(), threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "pandas":
+            begun.set()
+            may_end.wait()
+
+log = EventLog.open(sys.argv[1])
+log.append("s", [Event("A", {"n": 0})])
+sys.meta_path.insert(0, Slow())
+loading = threading.Thread(target=pa.array, args=([1],))
+loading.start()
+begun.wait()
+threading.Timer(0.5, may_end.set).start()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(7 if len(list(log.read(stream="s"))) == len(pa.array([1])) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+loading.join()
+"""
+
+
+def test_a_child_that_is_forked_while_a_thread_loads_pandas_can_read(tmp_path: Path) -> None:
+    """Arrow loads it under a lock, which the child would find held for ever."""
+    command = [sys.executable, "-W", "ignore", "-c", _LOADING, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "7"

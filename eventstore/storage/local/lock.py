@@ -31,13 +31,18 @@ _MAGIC = b"DCPLOCK1"
 
 
 class Lock:
-    """One process's handle of the lock file. Reentrant within a thread."""
+    """One process's handle of the lock file. Reentrant within a thread.
+
+    Attributes:
+        turn: How many times this handle has taken the lock.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._descriptor = self._open()
         self._thread_lock = threading.RLock()
         self._depth = 0
+        self.turn = 0
         self._held_state: tuple[int, int | None] | None = None
 
     def _open(self) -> int:
@@ -54,9 +59,12 @@ class Lock:
         self._thread_lock.acquire()
         try:
             if self._depth == 0:
-                self._acquire()
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                while self._replaced():
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX)
                 # Whoever holds the lock is the only one to change it.
                 self._held_state = self._read_state()
+                self.turn += 1
             self._depth += 1
         except BaseException:
             if self._depth == 0:
@@ -76,11 +84,6 @@ class Lock:
         finally:
             self._thread_lock.release()
 
-    def _acquire(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        while self._replaced():
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
     def _replaced(self) -> bool:
         """Open the new file if somebody deleted the one that is open: others lock and write a new one."""
         if os.fstat(self._descriptor).st_nlink:
@@ -99,6 +102,10 @@ class Lock:
         if self._depth == 0:
             self._replaced()
         return self._read_state()
+
+    def generation_at_a_glance(self) -> int:
+        """The directory generation in the file that is open, which somebody may have replaced."""
+        return self._read_state()[0]
 
     def _read_state(self) -> tuple[int, int | None]:
         data = os.pread(self._descriptor, _STATE.size, 0)

@@ -74,6 +74,7 @@ class LocalStorage:
         self._synced = 0
         self._lock: Lock | None = None
         self._generation = -1
+        self._found_whole_in = 0
         self._segments: list[Segment] = []
         try:
             self._open()
@@ -125,6 +126,19 @@ class LocalStorage:
         """Hold the lock of this log."""
         return contextlib.nullcontext() if self._lock is None else self._lock.hold()
 
+    def has_news(self, position: int) -> bool:
+        """See ``Storage.has_news``. A lock file that was replaced is noticed when the lock is taken."""
+        lock = self._lock
+        if lock is None:
+            return True
+        with self._state:
+            segment = self._segments[-1]
+            return (
+                segment.next_position != position
+                or not segment.is_all_there()
+                or lock.generation_at_a_glance() != self._generation
+            )
+
     def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
         """See ``Storage.read``."""
         return iter(()) if self._ends(from_position) else self._read(from_position, until)
@@ -135,10 +149,14 @@ class LocalStorage:
         if lock is None:
             return False
         with self._state:
-            if not self._segments or lock.state()[0] != self._generation or self._generation % 2:
+            turn, generation = lock.turn, lock.state()[0]
+            if generation != self._generation or generation % 2 or not self._segments:
                 return False
             segment = self._segments[-1]
-            return position == segment.next_position and segment.is_all_there()
+            if position != segment.next_position or not segment.is_all_there():
+                return False
+            self._found_whole_in = turn
+            return True
 
     def _read(self, from_position: int, until: int | None) -> Iterator[StoredBatch]:
         position = from_position
@@ -166,7 +184,7 @@ class LocalStorage:
                 message,
                 first_position=first_position,
                 event_count=event_count,
-                synced_position=self.durable_position,
+                synced_position=max(self._synced, segment.synced_position),
                 chain=chain,
                 offset=segment.end_offset,
             )
@@ -367,7 +385,7 @@ class LocalStorage:
             for name, segment in known.items():
                 if name != names[-1]:
                     segment.close()
-            self._segments = segments
+            self._segments, self._found_whole_in = segments, 0
             self._check_one_log()
             if not self.read_only:
                 self._segments[-1].keep_open()
@@ -480,11 +498,12 @@ class LocalStorage:
         generation, failed_at = self._lock.state()
         if generation % 2:
             self._lock.write_state(generation=generation + 1, failed_at=failed_at)
-        failed_at = self._failed_at()
-        if failed_at is not None:
-            self._salvage(failed_at)
+        if failed_at is not None or self._never_sync is not None:
+            failed_at = self._failed_at()
+            if failed_at is not None:
+                self._salvage(failed_at)
         segment = self._segments[-1]
-        if not files.has_name(segment.keep_open()):
+        if self._found_whole_in != self._lock.turn and not files.has_name(segment.keep_open()):
             # What is written to it now would be gone with this process, and nobody else would see it.
             raise self._gone(segment.path, segment.name.first_position)
         if (
