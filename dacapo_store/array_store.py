@@ -133,6 +133,7 @@ class LocalArrayStore(ArrayStore):
 
     Args:
         basedir: The base directory; a relative one is resolved now. It is created when missing.
+        read_only: Open the base, which must exist, without writing to it, not even a lock.
 
     Attributes:
         basedir: The base directory, absolute.
@@ -144,9 +145,9 @@ class LocalArrayStore(ArrayStore):
     array_identifier_type: ClassVar[type[LocalArrayIdentifier]] = LocalArrayIdentifier
     container_identifier_type: ClassVar[type[LocalContainerIdentifier]] = LocalContainerIdentifier
 
-    def __init__(self, basedir: str | os.PathLike[str]) -> None:
+    def __init__(self, basedir: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.basedir = absolute_path(basedir)
-        self._base = Base.at(str(self.basedir))
+        self._base = Base.at(str(self.basedir), read_only=read_only)
 
     def best_validation_array(self, run_name: str, criterion: Any, index: Any = None) -> LocalArrayIdentifier:
         """Where the best validation array by a criterion lies: ``[<index>/]<criterion>``.
@@ -221,7 +222,9 @@ class LocalArrayStore(ArrayStore):
                 dataset is empty or leads out of the container, by name or by a symbolic link.
                 Nothing was touched.
             OSError: The disk did not take the event or the rename; the array is in its place.
+            ReadOnlyLogError: The store was opened read-only.
         """
+        self._base.require_writable()
         container = self._own_container(array_identifier.container)
         dataset = _checked_dataset(array_identifier.dataset)
         folder = _folder_in(container, dataset)
@@ -241,7 +244,11 @@ class LocalArrayStore(ArrayStore):
         """Delete what removals that were interrupted have left; the arrays are out of place already.
 
         What cannot be deleted is named in a warning and stays.
+
+        Raises:
+            ReadOnlyLogError: The store was opened read-only.
         """
+        self._base.require_writable()
         base = self._base.path
         for trash in (base / _TRASH, *base.glob(f"*/{_TRASH}")):
             if trash.is_dir() and not trash.is_symlink():

@@ -11,16 +11,31 @@ short; an empty payload has none), so that a part of a large file can be checked
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from typing import Final
 
 from dacapo_store.errors import DamagedArtifactError
 from eventstore import files
 
 CHUNK_BYTES = 4 * 1024 * 1024
+
+_PIECE_BYTES: Final = 1024 * 1024
+"""What is read at once; it is still in the processor's cache when it is hashed."""
+
+_STEP_BYTES: Final = 4 * _PIECE_BYTES
+"""What is written at once of a large piece, so that digesting it can begin."""
+
+_THREAD_BYTES_MIN: Final = 8 * _PIECE_BYTES
+"""For less than this, threads cost more than they give."""
+
+_THREADS_MAX: Final = 4
 
 
 @dataclass(frozen=True)
@@ -72,26 +87,43 @@ class ChunkedDigest:
 
 
 class ArtifactWriter:
-    """A file-like object that counts and digests what passes on its way to the disk."""
+    """A file-like object that appends to a file, and digests the file behind its end.
+
+    Large payloads are digested, and sent on their way to the disk, in a thread beside the writing.
+    What is digested is read back, so the digest is true of the file whatever the caller's memory
+    does meanwhile, and no memory is looked at after ``write`` has returned.
+    """
 
     def __init__(self, descriptor: int, chunk_bytes: int) -> None:
         self._descriptor = descriptor
-        self._digest = ChunkedDigest(chunk_bytes)
+        self._written = 0
+        self._digest = _FollowingDigest(descriptor, chunk_bytes)
         self._refusal: OSError | None = None
+        # torch.save writes some twenty pieces of a few bytes around each tensor.
+        self._held = bytearray()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append all of ``data``; there is no seeking, so the digest is that of the file."""
         view = memoryview(data).cast("B")
-        try:
-            files.write(self._descriptor, view)
-        except OSError as error:
-            self._refusal = self._refusal or error
-            raise
-        self._digest.update(view)
+        if len(view) < _PIECE_BYTES:
+            self._held += view
+            if len(self._held) >= _PIECE_BYTES:
+                self.flush()
+        else:
+            self.flush()
+            for start in range(0, len(view), _STEP_BYTES):
+                self._append(view[start : start + _STEP_BYTES])
         return len(view)
 
     def flush(self) -> None:
-        """Do nothing: nothing is held back here."""
+        """Hand what is held back to the disk."""
+        if self._held:
+            held, self._held = self._held, bytearray()
+            self._append(memoryview(held))
+
+    def close(self) -> None:
+        """End the thread; the file stays open."""
+        self._digest.stop()
 
     @contextlib.contextmanager
     def telling_refusals(self) -> Iterator[None]:
@@ -101,6 +133,7 @@ class ArtifactWriter:
         """
         try:
             yield
+            self.flush()
         except Exception as error:
             if self._refusal in (None, error):
                 raise
@@ -109,8 +142,83 @@ class ArtifactWriter:
 
     def describe(self, path: str) -> Artifact:
         """What was written so far, as the artifact at ``path``."""
-        digest = self._digest
+        self.flush()
+        digest = self._digest.up_to(self._written)
         return Artifact(path, digest.bytes, digest.chunk_bytes, digest.hexdigest())
+
+    def _append(self, view: memoryview) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            files.write(self._descriptor, view)
+        except OSError as error:
+            self._refusal = error
+            raise
+        self._written += len(view)
+        self._digest.follow(self._written)
+
+
+class _FollowingDigest:
+    """The digest of a file that grows, some way behind its end."""
+
+    def __init__(self, descriptor: int, chunk_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._digest = ChunkedDigest(chunk_bytes)
+        self._buffer = memoryview(b"")
+        self._ends: SimpleQueue[int | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+
+    def follow(self, end: int) -> None:
+        """Note that the file has grown; a file that is worth it gets a thread."""
+        if self._thread is None and end - self._digest.bytes >= _THREAD_BYTES_MIN:
+            self._thread = _started(self._follow)
+        if self._thread is not None:
+            self._ends.put(end)
+
+    def up_to(self, end: int) -> ChunkedDigest:
+        """The digest of the file's first bytes, all of which are written."""
+        self.stop()
+        if self._failure is not None:
+            raise self._failure
+        self._advance(end)
+        return self._digest
+
+    def stop(self) -> None:
+        """End the thread, if there is one."""
+        if self._thread is not None:
+            self._ends.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _follow(self) -> None:
+        try:
+            while (end := self._ends.get()) is not None:
+                self._advance(end)
+        except Exception as error:  # noqa: BLE001 - raised to the writer
+            self._failure = error
+
+    def _advance(self, end: int) -> None:
+        start = self._digest.bytes
+        if end - start >= _STEP_BYTES:
+            files.begin_writeback(self._descriptor, start, end - start)
+        if start < end and not self._buffer:
+            self._buffer = memoryview(bytearray(_PIECE_BYTES))
+        while (start := self._digest.bytes) < end:
+            count = files.read_into(self._descriptor, self._buffer[: end - start], start)
+            if not count:
+                raise OSError(errno.EIO, f"a new file was cut to {start} bytes while it was written")
+            self._digest.update(self._buffer[:count])
+
+
+def _started(run: Callable[[], None]) -> threading.Thread | None:
+    """A thread that runs this; None where the system gives no more: its starter does the work, then."""
+    thread = threading.Thread(target=run, name="dacapo-store digest", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 Fill = Callable[[ArtifactWriter], None]
@@ -145,8 +253,10 @@ def write(
     """
     target = locate(base, path)
     files.make_directories(target.parent, like=base)
-    with files.new_file(target, like=base) as (descriptor, _):
-        writer = ArtifactWriter(descriptor, chunk_bytes)
+    with (
+        files.new_file(target, like=base) as (descriptor, _),
+        contextlib.closing(ArtifactWriter(descriptor, chunk_bytes)) as writer,
+    ):
         with writer.telling_refusals():
             fill(writer)
         if check is not None:
@@ -176,15 +286,61 @@ def verify(descriptor: int, artifact: Artifact) -> None:
     Raises:
         DamagedArtifactError: Size or digest differ: restore the file from a copy.
     """
-    digest = ChunkedDigest(artifact.chunk_bytes)
     # A file of another size is wrong whatever it holds, so its bytes are not read.
     size = files.size(descriptor)
     if size != artifact.bytes:
         raise _damaged(artifact, expected=f"{artifact.bytes} bytes", actual=f"{size} bytes")
-    while data := files.read_at(descriptor, artifact.chunk_bytes, digest.bytes):
+    worth_threads = artifact.bytes >= _THREAD_BYTES_MIN and artifact.chunk_bytes >= _PIECE_BYTES
+    digest = (_digest_in_threads if worth_threads else _digest_in_order)(descriptor, artifact)
+    if digest != artifact.digest:
+        raise _damaged(artifact, expected=f"digest {artifact.digest}", actual=f"digest {digest}")
+
+
+def _digest_in_order(descriptor: int, artifact: Artifact) -> str:
+    digest = ChunkedDigest(artifact.chunk_bytes)
+    while data := files.read_at(descriptor, _PIECE_BYTES, digest.bytes):
         digest.update(data)
-    if digest.hexdigest() != artifact.digest:
-        raise _damaged(artifact, expected=f"digest {artifact.digest}", actual=f"digest {digest.hexdigest()}")
+    return digest.hexdigest()
+
+
+def _digest_in_threads(descriptor: int, artifact: Artifact) -> str:
+    digests = [b""] * -(-artifact.bytes // artifact.chunk_bytes)
+    failures: list[Exception] = []
+    chunks: SimpleQueue[int] = SimpleQueue()
+    for chunk in range(len(digests)):
+        chunks.put(chunk)
+
+    def work() -> None:
+        buffer = memoryview(bytearray(_PIECE_BYTES))
+        try:
+            while not failures:
+                chunk = chunks.get_nowait()
+                digests[chunk] = _chunk_digest(descriptor, artifact, chunk, buffer)
+        except Empty:
+            return
+        except Exception as error:  # noqa: BLE001 - raised below, by who asked
+            failures.append(error)
+
+    threads = [_started(work) for _ in range(min(len(os.sched_getaffinity(0)), _THREADS_MAX) - 1)]
+    try:
+        work()
+    finally:
+        for thread in threads:
+            if thread is not None:
+                thread.join()
+    if failures:
+        raise failures[0]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _chunk_digest(descriptor: int, artifact: Artifact, chunk: int, buffer: memoryview) -> bytes:
+    digest = hashlib.sha256()
+    offset = chunk * artifact.chunk_bytes
+    end = min(offset + artifact.chunk_bytes, artifact.bytes)
+    while offset < end and (count := files.read_into(descriptor, buffer[: end - offset], offset)):
+        digest.update(buffer[:count])
+        offset += count
+    return digest.digest()
 
 
 def verify_file(base: Path, artifact: Artifact) -> None:

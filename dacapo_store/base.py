@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dacapo_store.background import BackgroundWriter
 from dacapo_store.events import EVENT_TYPES
 from dacapo_store.names import validate_run_name
 from dacapo_store.provenance import event_metadata
-from eventstore import Commit, Event, EventLog, ExpectedVersionError, RecordedEvent, StreamAppend
+from eventstore import (
+    Commit,
+    Event,
+    EventLog,
+    ExpectedVersionError,
+    ReadOnlyLogError,
+    RecordedEvent,
+    StreamAppend,
+)
 from eventstore.model import ANY, NO_STREAM, ExpectedVersion
 
 if TYPE_CHECKING:
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
 
 _bases: dict[tuple[Path, bool], Base] = {}
 _bases_lock = threading.Lock()
+
+_IN_BACKGROUND_MAX = 2
+"""How many payloads may be under way at once; each holds a copy of its data."""
 
 Decision = Callable[[list[RecordedEvent]], Sequence[Event | msgspec.Struct]]
 
@@ -52,16 +64,19 @@ class Base:
 
     Attributes:
         path: The directory, absolute.
+        read_only: True when it was opened without writing to it.
         log: Its log, the ground truth.
+        background: What this process writes to it without being waited for.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         """Open the base; ``Base.at`` shares one object per directory."""
         self.path = path
-        self._read_only = read_only
+        self.read_only = read_only
         self.log = EventLog.open(path / "events", read_only=read_only)
         self._views: ReadModels | None = None
         self._views_lock = threading.Lock()
+        self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Base:
@@ -84,7 +99,7 @@ class Base:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A base travels to another process as its directory and is opened there."""
-        return _at, (self.path, self._read_only)
+        return _at, (self.path, self.read_only)
 
     @property
     def views(self) -> ReadModels:
@@ -158,18 +173,35 @@ class Base:
             except ExpectedVersionError:
                 continue
 
+    def require_writable(self) -> None:
+        """Return when the base may be written to.
+
+        Raises:
+            ReadOnlyLogError: It was opened read-only.
+        """
+        if self.read_only:
+            raise ReadOnlyLogError(
+                f"{self.path} was opened read-only: open it without read_only=True to write"
+            )
+
     def close(self) -> None:
         """Give back files and memory. Stores that were made on it are of no use any more; make new ones.
 
-        Nothing is lost without it: what was acknowledged is safe.
+        What is under way in the background is waited for. Nothing is lost without closing: what was
+        acknowledged is safe.
+
+        Raises:
+            Exception: What failed in the background, if nobody was told of it yet. The base is closed.
         """
+        self.background.wait()
         with _bases_lock:
-            if _bases.get((self.path, self._read_only)) is self:
-                del _bases[self.path, self._read_only]
+            if _bases.get((self.path, self.read_only)) is self:
+                del _bases[self.path, self.read_only]
         with self._views_lock:
             if self._views is not None:
                 self._views.close()
         self.log.close()
+        self.background.tell_failures()
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""

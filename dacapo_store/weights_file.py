@@ -1,13 +1,14 @@
 """Files of weights: states of models and optimizers to bytes and back, and the trace of a model.
 
-Alone in the project this module imports torch, inside its functions, so that a process that only
-looks does not load it. The unpickler makes nothing but tensors and plain containers; checking the
+With ``weights_staging`` this module alone imports torch, inside its functions, so that a process that
+only looks does not load it. The unpickler makes nothing but tensors and plain containers; checking the
 digest before a byte reaches it is its callers' part, and so is where files lie.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import pickle
 import random
@@ -15,11 +16,12 @@ import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dacapo_store.errors import DaCapoStoreError, DamagedArtifactError
+from eventstore import network_file_system
 
 if TYPE_CHECKING:
     import torch
@@ -53,26 +55,29 @@ class Weights:
         return f"Weights({len(self.model)} model entries, {len(self.optimizer)} optimizer entries)"
 
 
-def plain_state(value: Any) -> Any:
+def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same containers, made anew, around what ``change`` makes of each leaf and key in them."""
+    if isinstance(value, OrderedDict):
+        ordered: OrderedDict[Any, Any] = OrderedDict(
+            (map_leaves(key, change), map_leaves(item, change)) for key, item in value.items()
+        )
+        # A module's state dict carries the schema versions of its modules here; loading reads them.
+        vars(ordered).update(vars(value))
+        return ordered
+    if isinstance(value, Mapping):
+        return {map_leaves(key, change): map_leaves(item, change) for key, item in value.items()}
+    if type(value) is list:
+        return [map_leaves(item, change) for item in value]
+    if type(value) is tuple:
+        return tuple(map_leaves(item, change) for item in value)
+    return change(value)
+
+
+def plain_state(state: Any) -> Any:
     """The same state in containers and numbers that load again without running code."""
     import numpy as np
 
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, OrderedDict):
-        plain: OrderedDict[Any, Any] = OrderedDict(
-            (plain_state(key), plain_state(item)) for key, item in value.items()
-        )
-        # A module's state dict carries the schema versions of its modules here; loading reads them.
-        vars(plain).update(vars(value))
-        return plain
-    if isinstance(value, Mapping):
-        return {plain_state(key): plain_state(item) for key, item in value.items()}
-    if type(value) is list:
-        return [plain_state(item) for item in value]
-    if type(value) is tuple:
-        return tuple(plain_state(item) for item in value)
-    return value
+    return map_leaves(state, lambda leaf: leaf.item() if isinstance(leaf, np.generic) else leaf)
 
 
 def save(state: Mapping[str, Any], file: IO[bytes]) -> None:
@@ -119,7 +124,32 @@ def load(file: IO[bytes]) -> Weights:
         WeightsUnsafeError: It holds more than weights, or unpacks to more than it holds.
     """
     _refuse_bombs(file)
-    state = _unpickle(file)
+    return _weights(_unpickle(file), file)
+
+
+def map_weights(file: IO[bytes]) -> Weights:
+    """``load`` without copying: the tensors lie in the file, and come into memory as they are used.
+
+    They can be changed, and the file stays as it is. The file must be one of ``save`` whose bytes
+    never change: whoever cuts it ends the processes that use its tensors. So on a network file
+    system, where other hosts may take a file away that is in use, this is ``load``.
+
+    Raises:
+        DamagedArtifactError: The file is not a complete file of ``torch.save``.
+        WeightsUnsafeError: It holds more than weights, or unpacks to more than it holds.
+    """
+    import torch
+
+    # By its descriptor, so that these are the bytes that were verified, whatever has the name by now.
+    path = f"/proc/self/fd/{file.fileno()}"
+    shared = torch.serialization.get_default_mmap_options() != mmap.MAP_PRIVATE
+    if shared or not Path(path).exists() or network_file_system(path) is not None:
+        return load(file)
+    _refuse_bombs(file)
+    return _weights(_unpickle(file, mapped=path), file)
+
+
+def _weights(state: Any, file: IO[bytes]) -> Weights:
     parts = state if isinstance(state, Mapping) else getattr(state, "__dict__", {})
     if not {"model", "optimizer"} <= parts.keys():
         raise WeightsUnsafeError(f"the file {file.name} does not hold weights of model and optimizer")
@@ -143,12 +173,13 @@ def _refuse_bombs(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _unpickle(file: IO[bytes]) -> Any:
+def _unpickle(file: IO[bytes], mapped: str | None = None) -> Any:
     """What the file holds: a mapping or an object that only has attributes."""
     import torch
 
+    source: Any = file if mapped is None else mapped
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped is not None)
     except pickle.UnpicklingError:
         file.seek(0)
     except Exception as error:
@@ -158,7 +189,7 @@ def _unpickle(file: IO[bytes]) -> Any:
         ) from error
     try:
         with _allowing, torch.serialization.safe_globals([(_PickledWeights, _UPSTREAM_WEIGHTS)]):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped is not None)
     except Exception as error:
         raise WeightsUnsafeError(
             f"the file {file.name} holds more than tensors and plain containers and was not loaded: "

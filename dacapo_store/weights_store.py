@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import errno
 import json
 import logging
@@ -32,19 +33,22 @@ import os
 import re
 import urllib.parse
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 from dacapo_store import artifacts, weights_file
 from dacapo_store.artifacts import Artifact
+from dacapo_store.background import Job, Pending
 from dacapo_store.base import Base
 from dacapo_store.errors import WeightsMissingError
 from dacapo_store.events import EVENT_TYPES, BestWeightsChosen, WeightsRemoved, WeightsStored
 from dacapo_store.names import run_name_of
 from dacapo_store.store_paths import absolute_path
 from dacapo_store.weights_file import Weights
+from dacapo_store.weights_staging import Staging, StateTooLargeError
 from eventstore import WriteRefusedError, files
 
 if TYPE_CHECKING:
@@ -60,6 +64,11 @@ _PLAIN_NAME = re.compile(r"[^/%.\x00-\x1f][^/%\x00-\x1f]*")
 """A name that is a file name as it is: no separator, no leading dot, nothing that reads as an escape."""
 
 _OWN_FOLDERS = frozenset({"iterations", "objects"})
+
+_KIND = "weights"
+"""What stores of weights are called in the background."""
+
+_stagings: weakref.WeakKeyDictionary[Base, Staging] = weakref.WeakKeyDictionary()
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
@@ -92,7 +101,8 @@ class WeightsStore(abc.ABC):
         """
         weights = self.retrieve_weights(run.name, iteration)
         run.model.load_state_dict(weights.model)
-        run.optimizer.load_state_dict(dict(weights.optimizer))
+        # An optimizer goes on with the very tensors that it is given: its own, not those in the file.
+        run.optimizer.load_state_dict(copy.deepcopy(dict(weights.optimizer)))
 
     def load_best(self, run: TrainableRun, dataset: Any, criterion: str) -> None:
         """Put the best weights for a dataset and a criterion into the run's model and optimizer.
@@ -107,9 +117,25 @@ class WeightsStore(abc.ABC):
     def latest_iteration(self, run: Any) -> int | None:
         """The greatest iteration that the run has weights of, or None."""
 
+    @overload
     @abc.abstractmethod
-    def store_weights(self, run: TrainableRun, iteration: int) -> None:
-        """Store the weights that the run's model and optimizer have now."""
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: Literal[True] = True) -> None: ...
+
+    @overload
+    @abc.abstractmethod
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: Literal[False]) -> Pending: ...
+
+    @overload
+    @abc.abstractmethod
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: bool) -> Pending | None: ...
+
+    @abc.abstractmethod
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: bool = True) -> Pending | None:
+        """Store the weights that the run's model and optimizer have now, or begin to."""
+
+    @abc.abstractmethod
+    def wait(self) -> None:
+        """Return once everything that is stored in the background has ended, and raise what failed."""
 
     @abc.abstractmethod
     def retrieve_weights(self, run: Any, iteration: int) -> Weights:
@@ -135,14 +161,15 @@ class LocalWeightsStore(WeightsStore):
 
     Args:
         basedir: The base directory; a relative one is resolved now. It is created when missing.
+        read_only: Open the base, which must exist, without writing to it, not even a lock or a link.
 
     Attributes:
         basedir: The base directory, absolute.
     """
 
-    def __init__(self, basedir: str | os.PathLike[str]) -> None:
+    def __init__(self, basedir: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.basedir = absolute_path(basedir)
-        self._base = Base.at(str(self.basedir))
+        self._base = Base.at(str(self.basedir), read_only=read_only)
         self._traced: set[str] = set()
 
     def latest_iteration(self, run: Any) -> int | None:
@@ -152,48 +179,93 @@ class LocalWeightsStore(WeightsStore):
             ValueError: The run's name cannot be the name of a folder.
         """
         name = self._run_name(run)
+        self._settle(name)
         (latest,) = self._one("SELECT max(iteration) FROM weights WHERE run = ?", name) or (None,)
         return None if latest is None else int(latest)
 
-    def store_weights(self, run: TrainableRun, iteration: int) -> None:
+    @overload
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: Literal[True] = True) -> None: ...
+
+    @overload
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: Literal[False]) -> Pending: ...
+
+    @overload
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: bool) -> Pending | None: ...
+
+    def store_weights(self, run: TrainableRun, iteration: int, *, wait: bool = True) -> Pending | None:
         """Store the weights that the run's model and optimizer have now.
 
-        Once this returns, they survive a power cut. Storing an iteration again makes the new weights
-        the present ones; the old file is not touched, and the log as of then still names it. NumPy
-        scalars in the state become Python numbers. The first weights of a run leave
-        ``checkpoints/trace.pt`` too, when its model can be traced; a failure of that is only logged.
+        Once this returns, or what it returned is done, they survive a power cut. Storing an iteration
+        again makes the new weights the present ones; the old file is not touched, and the log as of
+        then still names it. NumPy scalars in the state become Python numbers. The first weights of
+        a run leave ``checkpoints/trace.pt`` too, when its model can be traced; a failure of that is
+        only logged.
+
+        With ``wait=False`` the state is copied, and written while the training goes on; what is
+        done to the model from here on does not reach the copy. Weights become visible in the order
+        in which they were stored. Two stores of a base may be under way at once in a process; the
+        next one waits. The other methods wait for the weights that they concern; SQL does not.
+        ``wait()``, ``Base.close()`` and the end of the interpreter wait for all. A process that is
+        killed before leaves no event, and a file for ``gc``. When there is no memory for a copy, a
+        warning says so and the weights are stored before this returns.
 
         Args:
             run: An object with ``name``, ``model`` and ``optimizer``.
             iteration: How many iterations the weights were trained for.
+            wait: Return when the weights are stored; otherwise, when they are copied.
+
+        Returns:
+            None, or without waiting what is under way: its ``result()`` waits and raises.
 
         Raises:
             ValueError: The run's name cannot be the name of a folder, or the iteration is negative.
             WeightsUnsafeError: The state holds objects that could not be loaded again without running
                 code. Nothing was stored: turn them into tensors, numbers, strings, lists or dicts.
             OSError: The disk did not take the weights (full, quota, I/O error). Nothing was stored.
+            ReadOnlyLogError: The store was opened read-only. Nothing was stored.
+            Exception: What an *earlier* store failed with in the background, once; a note on it names
+                its iteration. Nothing of this call was stored: call again.
         """
+        self._base.require_writable()
         name, iteration = self._run_name(run), _iteration(iteration)
-        stored = self._write(name, iteration, {"model": run.model, "optimizer": run.optimizer})
-        try:
-            commit = self._base.append(_stream(name), [stored])
-        except WriteRefusedError:
-            # The log is certain that it says nothing of this file, and a full disk wants the room back.
-            files.unlink(self._base.path / stored.path)
-            raise
-        # Readers find the weights from here on; a crash leaves only the link undone.
-        with _only_logged("the link to the weights of iteration %d of %s", iteration, name):
-            self._link(name, stored)
-            if self._base.log.stream_version(_stream(name)) != commit.last_stream_version:
-                self._derive(name, iterations=[iteration])
+        background = self._base.background
+        background.tell_failures()
+        key = (_KIND, name, iteration)
+        subject = f"storing the weights of iteration {iteration} of run {name!r}"
+        if not wait:
+            with contextlib.suppress(StateTooLargeError):
+                pending = background.begin(key, subject, lambda: self._copied(run, name, iteration))
+                self._trace(run, name)
+                return pending
+            # Room for a copy may come with the end of those that are under way; waiting is all the same.
+            logger.warning(
+                "There is no memory for a copy of the weights of iteration %d of %s: they are stored while "
+                "the training waits.",
+                iteration,
+                name,
+            )
+        self.wait()
+        self._store(name, iteration, _state_of(run))
         self._trace(run, name)
+        return None if wait else Pending.ended(key, subject)
+
+    def wait(self) -> None:
+        """Return once everything that this process stores in the background of this base has ended.
+
+        Raises:
+            Exception: What failed in the background, if nobody was told of it yet.
+        """
+        self._base.background.wait()
+        self._base.background.tell_failures()
 
     def retrieve_weights(self, run: Any, iteration: int) -> Weights:
         """The weights of an iteration, on the CPU, as they were stored.
 
         Size and digest are checked before anything is unpickled, and nothing but tensors and plain
-        containers is made of the bytes. A file that lies in ``iterations`` and that the log never
-        knew (DaCapo's own, say) is loaded in the same careful way, without a digest to check.
+        containers is made of the bytes. The tensors lie in the file and come into memory as they are
+        used; they may be changed, and the file stays as it is. A file that lies in ``iterations``
+        and that the log never knew (DaCapo's own, say) is loaded in the same careful way, without a
+        digest to check.
 
         Raises:
             WeightsMissingError: The run has no weights of this iteration.
@@ -202,6 +274,7 @@ class LocalWeightsStore(WeightsStore):
             ValueError: The run's name cannot be the name of a folder.
         """
         name, iteration = self._run_name(run), _iteration(iteration)
+        self._settle(name, iteration)
         row = self._one(
             "SELECT path, bytes, chunk_bytes, digest FROM weights WHERE run = ? AND iteration = ?",
             name,
@@ -242,8 +315,11 @@ class LocalWeightsStore(WeightsStore):
         Raises:
             WeightsMissingError: The run has no weights of this iteration.
             ValueError: The run's name cannot be the name of a folder.
+            ReadOnlyLogError: The store was opened read-only.
         """
+        self._base.require_writable()
         name, iteration = self._run_name(run), _iteration(iteration)
+        self._settle(name, iteration)
         removed: list[_History] = []
 
         def decide(events: Iterable[RecordedEvent]) -> list[Event]:
@@ -278,8 +354,11 @@ class LocalWeightsStore(WeightsStore):
         Raises:
             WeightsMissingError: The run has no weights of this iteration; nothing was written.
             ValueError: The run's name cannot be the name of a folder.
+            ReadOnlyLogError: The store was opened read-only.
         """
+        self._base.require_writable()
         name, iteration = self._run_name(run), _iteration(iteration)
+        self._settle(name, iteration)
         choice = (_dataset_name(dataset), str(criterion))
 
         def decide(events: Iterable[RecordedEvent]) -> list[Event]:
@@ -321,7 +400,10 @@ class LocalWeightsStore(WeightsStore):
         Raises:
             ValueError: The run's name cannot be the name of a folder.
             OSError: The disk did not take a link or a file.
+            ReadOnlyLogError: The store was opened read-only.
         """
+        self._base.require_writable()
+        self._base.background.wait()
         names = self._runs() if run is None else [self._run_name(run)]
         for name in names:
             _, history = self._history(name)
@@ -348,8 +430,38 @@ class LocalWeightsStore(WeightsStore):
         events = list(self._base.log.read_stream(_stream(name)))
         return (events[-1].stream_version if events else None), _History.of(events)
 
-    def _write(self, name: str, iteration: int, parts: Mapping[str, Any]) -> WeightsStored:
-        state = {part: weights_file.plain_state(holder.state_dict()) for part, holder in parts.items()}
+    def _settle(self, name: str, iteration: int | None = None) -> None:
+        """Wait for what is under way of a run, or only of one iteration of it."""
+        keys = (_KIND, name, iteration)[: 2 if iteration is None else 3]
+        self._base.background.wait(lambda key: key[: len(keys)] == keys)
+
+    def _copied(self, run: TrainableRun, name: str, iteration: int) -> Job:
+        """The job of storing the weights as they are now."""
+        staged = _stagings.setdefault(self._base, Staging()).copy(_state_of(run))
+
+        def store() -> None:
+            try:
+                self._store(name, iteration, staged.state)
+            finally:
+                staged.release()
+
+        return store
+
+    def _store(self, name: str, iteration: int, state: Mapping[str, Any]) -> None:
+        stored = self._write(name, iteration, state)
+        try:
+            commit = self._base.append(_stream(name), [stored])
+        except WriteRefusedError:
+            # The log is certain that it says nothing of this file, and a full disk wants the room back.
+            files.unlink(self._base.path / stored.path)
+            raise
+        # Readers find the weights from here on; a crash leaves only the link undone.
+        with _only_logged("the link to the weights of iteration %d of %s", iteration, name):
+            self._link(name, stored)
+            if self._base.log.stream_version(_stream(name)) != commit.last_stream_version:
+                self._derive(name, iterations=[iteration])
+
+    def _write(self, name: str, iteration: int, state: Mapping[str, Any]) -> WeightsStored:
         path = f"{name}/checkpoints/objects/{iteration}-{uuid.uuid4().hex}.pt"
         artifact = artifacts.write(
             self._base.path,
@@ -373,7 +485,7 @@ class LocalWeightsStore(WeightsStore):
             ) from error
         with file:
             artifacts.verify(file.fileno(), artifact)
-            return weights_file.load(file)
+            return weights_file.map_weights(file)
 
     def _retrieve_unrecorded(self, name: str, key: str) -> Weights:
         """Load a file that the log never knew; what it knows and calls removed stays removed."""
@@ -390,7 +502,9 @@ class LocalWeightsStore(WeightsStore):
         raise _missing(name, key, history)
 
     def _mend_link(self, name: str, stored: WeightsStored) -> None:
-        if _is_same_file(self._link_path(name, stored.iteration), self._base.path / stored.path):
+        if self._base.read_only or _is_same_file(
+            self._link_path(name, stored.iteration), self._base.path / stored.path
+        ):
             return
         with _only_logged("the link to the weights of iteration %d of %s", stored.iteration, name):
             self._derive(name, iterations=[stored.iteration])
@@ -452,6 +566,7 @@ class LocalWeightsStore(WeightsStore):
         self._traced.add(name)
         new = path.with_name(f".trace.{uuid.uuid4().hex}.tmp")
         try:
+            files.make_directories(path.parent, like=self._base.path)
             with files.new_file(new, like=self._base.path) as (descriptor, _):
                 weights_file.save_trace(run.model, run.architecture, new)
                 files.sync_file(descriptor)
@@ -493,6 +608,11 @@ class _History:
                     history.best[dataset, criterion] = iteration
                     history.choices.add((dataset, criterion))
         return history
+
+
+def _state_of(run: TrainableRun) -> dict[str, Any]:
+    state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    return {part: weights_file.plain_state(content) for part, content in state.items()}
 
 
 def _stream(name: str) -> str:

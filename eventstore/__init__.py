@@ -35,7 +35,7 @@ from eventstore.model import (
     Verdict,
 )
 from eventstore.storage.local.copying import LogCopy, copy_log
-from eventstore.storage.local.filesystem import NetworkFileSystemWarning
+from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
 from eventstore.storage.local.repair import RepairPlan, plan_repair, repair_log
 from eventstore.storage.local.verify import verify_log
 
@@ -73,6 +73,7 @@ __all__ = [
     "WriteRefusedError",
     "copy_log",
     "derived_id",
+    "network_file_system",
     "plan_repair",
     "repair_log",
     "uuid7",

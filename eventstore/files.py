@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import resource
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
+
+_SYNC_FILE_RANGE_WRITE: Final = 2
 
 _DURABLE_FOLDERS: Final[set[tuple[int, int]]] = set()
 
@@ -145,6 +148,14 @@ def read_at(descriptor: int, count: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Read bytes at ``offset`` into ``buffer`` and return how many: fewer than it takes only at the end."""
+    taken = 0
+    while taken < len(buffer) and (count := os.preadv(descriptor, [buffer[taken:]], offset + taken)):
+        taken += count
+    return taken
+
+
 def size(descriptor: int) -> int:
     """The length of an open file in bytes."""
     return os.fstat(descriptor).st_size
@@ -158,6 +169,26 @@ def has_name(descriptor: int) -> bool:
 def cut(descriptor: int, length: int) -> None:
     """Shorten an open file to ``length`` bytes."""
     os.ftruncate(descriptor, length)
+
+
+def begin_writeback(descriptor: int, offset: int, count: int) -> None:
+    """Ask the kernel to bring these bytes to the disk soon, so that a later sync has less to wait for.
+
+    This promises nothing, and tells of no error: the sync does both.
+    """
+    if (sync_file_range := _sync_file_range()) is not None:
+        sync_file_range(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """The C library's function of this name, which Python has not."""
+    import ctypes
+
+    function: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return cast("Callable[[int, int, int, int], int] | None", function)
 
 
 def sync_data(descriptor: int) -> None:
