@@ -26,6 +26,8 @@ from eventstore import network_file_system
 if TYPE_CHECKING:
     import torch
 
+_OWN_DESCRIPTORS = Path("/proc/self/fd")
+
 _UPSTREAM_WEIGHTS = "dacapo.store.weights_store.Weights"
 
 
@@ -141,9 +143,9 @@ def map_weights(file: IO[bytes]) -> Weights:
     import torch
 
     # By its descriptor, so that these are the bytes that were verified, whatever has the name by now.
-    path = f"/proc/self/fd/{file.fileno()}"
+    path = _OWN_DESCRIPTORS / str(file.fileno())
     shared = torch.serialization.get_default_mmap_options() != mmap.MAP_PRIVATE
-    if shared or not Path(path).exists() or network_file_system(path) is not None:
+    if shared or not path.exists() or network_file_system(path) is not None:
         return load(file)
     _refuse_bombs(file)
     return _weights(_unpickle(file, mapped=path), file)
@@ -173,7 +175,7 @@ def _refuse_bombs(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _unpickle(file: IO[bytes], mapped: str | None = None) -> Any:
+def _unpickle(file: IO[bytes], mapped: Path | None = None) -> Any:
     """What the file holds: a mapping or an object that only has attributes."""
     import torch
 

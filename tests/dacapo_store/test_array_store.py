@@ -18,7 +18,7 @@ from upath import UPath
 
 from dacapo_store.array_store import LocalArrayIdentifier, LocalArrayStore, LocalContainerIdentifier
 from dacapo_store.base import Base
-from eventstore import WriteRefusedError, files
+from eventstore import LogNotFoundError, ReadOnlyLogError, WriteRefusedError, files
 
 BOTH_FORMATS = [2] if zarr.__version__.startswith("2") else [2, 3]
 
@@ -466,3 +466,20 @@ def test_relative_base_is_resolved_when_the_store_is_made(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert store.basedir == UPath(tmp_path / "base")
     assert store.snapshot_container("run_1").container == UPath(tmp_path / "base/run_1/snapshot.zarr")
+
+
+def test_a_base_may_be_opened_read_only(store: LocalArrayStore, tmp_path: Path) -> None:
+    """Identifiers as ever; a removal is refused and touches nothing; the base must be there."""
+    folder = make_array(store.validation_prediction_array("run_1", 20, "crop"))
+    reader = LocalArrayStore(tmp_path, read_only=True)
+    identifier = reader.validation_prediction_array("run_1", 20, "crop")
+    assert identifier == store.validation_prediction_array("run_1", 20, "crop")
+    before = tree(tmp_path)
+    for write in (lambda: reader.remove(identifier), reader.empty_trash):
+        with pytest.raises(ReadOnlyLogError, match="without read_only=True"):
+            write()
+    assert folder.is_dir()
+    assert tree(tmp_path) == before
+    with pytest.raises(LogNotFoundError):
+        LocalArrayStore(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()

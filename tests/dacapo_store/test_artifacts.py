@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import random
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from dacapo_store import artifacts
 from dacapo_store.artifacts import ArtifactWriter, ChunkedDigest
 from dacapo_store.errors import DamagedArtifactError
+from eventstore import files
 
 
 def digest_by_definition(data: bytes, chunk_bytes: int) -> str:
@@ -163,3 +167,97 @@ def test_chunks_need_a_size() -> None:
     """A chunk size below one is refused."""
     with pytest.raises(ValueError, match="at least 1"):
         ChunkedDigest(0)
+
+
+LARGE = 3 * artifacts.CHUNK_BYTES - 5
+"""Enough for threads, and no whole number of chunks."""
+
+
+def large(pieces: list[int], seed: int) -> list[bytes]:
+    """Pieces of these sizes, and one more that makes them ``LARGE``."""
+    rest = max(LARGE - sum(pieces), 0)
+    return [random.Random(seed + number).randbytes(size) for number, size in enumerate([*pieces, rest])]  # noqa: S311
+
+
+@pytest.mark.parametrize("pieces", [[], [1, 1], [2**20 - 1, 1, 2**20 + 1, 3], [9 * 2**20, 5]], ids=str)
+def test_large_payload_is_digested_beside_the_writing(tmp_path: Path, pieces: list[int]) -> None:
+    """However the bytes come: the digest is that of the definition, and verifying in threads agrees."""
+    data = large(pieces, seed=1)
+    artifact = artifacts.write(tmp_path, "a", fill_with(*data))
+    assert (tmp_path / "a").read_bytes() == b"".join(data)
+    assert artifact.digest == digest_by_definition(b"".join(data), artifacts.CHUNK_BYTES)
+    artifacts.verify_file(tmp_path, artifact)
+    assert not [thread for thread in threading.enumerate() if "digest" in thread.name]
+
+
+@pytest.mark.parametrize("offset", [0, artifacts.CHUNK_BYTES, LARGE - 1])
+def test_flipped_bit_in_a_large_payload_is_found(tmp_path: Path, offset: int) -> None:
+    """In any chunk, whichever thread looks at it."""
+    artifact = artifacts.write(tmp_path, "a", fill_with(*large([], seed=2)))
+    with (tmp_path / "a").open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 16]))
+    with pytest.raises(DamagedArtifactError, match="digest"):
+        artifacts.verify_file(tmp_path, artifact)
+
+
+def test_digest_is_true_of_the_file_when_memory_changes_meanwhile(tmp_path: Path) -> None:
+    """Bytes that another thread changes after they were written must not make the payload unreadable."""
+
+    def fill(file: ArtifactWriter) -> None:
+        data = bytearray(large([], seed=3)[0])
+        file.write(data)
+        data[:] = bytes(len(data))
+
+    artifact = artifacts.write(tmp_path, "a", fill)
+    artifacts.verify_file(tmp_path, artifact)
+
+
+def test_without_room_for_threads_all_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a limit of processes, and while an interpreter ends."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    data = large([], seed=4)
+    artifact = artifacts.write(tmp_path, "a", fill_with(*data))
+    assert artifact.digest == digest_by_definition(b"".join(data), artifacts.CHUNK_BYTES)
+    artifacts.verify_file(tmp_path, artifact)
+
+
+def test_disk_that_cannot_be_read_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a thread meets it; writing leaves no file, and neither leaves a thread."""
+    artifact = artifacts.write(tmp_path, "a", fill_with(*large([], seed=5)))
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "read_into", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        artifacts.verify_file(tmp_path, artifact)
+    with pytest.raises(OSError, match="Input/output error"):
+        artifacts.write(tmp_path, "b", fill_with(*large([], seed=5)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert not [thread for thread in threading.enumerate() if "digest" in thread.name]
+
+
+def test_small_pieces_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.save writes twenty of them around each tensor."""
+    sizes: list[int] = []
+    write = files.write
+
+    def note(descriptor: int, data: bytes | memoryview) -> None:
+        sizes.append(len(data))
+        write(descriptor, data)
+
+    monkeypatch.setattr(files, "write", note)
+    artifacts.write(tmp_path, "a", fill_with(*[b"piece"] * 1000))
+    assert sizes == [5000]
+    assert (tmp_path / "a").read_bytes() == b"piece" * 1000

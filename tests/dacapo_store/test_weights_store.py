@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -20,11 +21,12 @@ import numpy as np
 import pytest
 import torch
 
+from dacapo_store import weights_file
 from dacapo_store.base import Base
 from dacapo_store.errors import DamagedArtifactError, WeightsMissingError
 from dacapo_store.weights_file import Weights, WeightsUnsafeError
 from dacapo_store.weights_store import LocalWeightsStore
-from eventstore import WriteRefusedError, files
+from eventstore import LogNotFoundError, ReadOnlyLogError, WriteRefusedError, files
 
 
 class Architecture:
@@ -850,3 +852,86 @@ def test_processes_that_store_choose_and_remove_at_once_leave_what_the_log_says(
             )
         else:
             assert not link(tmp_path, iteration).exists()
+
+
+def test_a_base_may_be_opened_read_only(store: LocalWeightsStore, tmp_path: Path) -> None:
+    """All questions are answered, all writes refused, and not even a missing link is made."""
+    run = trained()
+    store.store_weights(run, 20)
+    store.store_best(run, 20, "crop", "dice")
+    link(tmp_path, 20).unlink()
+    everything = sorted(tmp_path.rglob("*"))
+    reader = LocalWeightsStore(tmp_path, read_only=True)
+    assert reader.latest_iteration(run) == 20
+    assert reader.retrieve_best(run, "crop", "dice") == 20
+    assert same(reader.retrieve_weights(run, 20).model, run.model.state_dict())
+    reader.load_best(Run(seed=1), "crop", "dice")
+    writes: list[Any] = [
+        lambda: reader.store_weights(run, 40),
+        lambda: reader.store_weights(run, 40, wait=False),
+        lambda: reader.store_best(run, 20, "crop", "dice"),
+        lambda: reader.remove(run, 20),
+        reader.repair_links,
+    ]
+    for write in writes:
+        with pytest.raises(ReadOnlyLogError, match="without read_only=True"):
+            write()
+    assert sorted(tmp_path.rglob("*")) == everything
+    with pytest.raises(LogNotFoundError):
+        LocalWeightsStore(tmp_path / "none", read_only=True)
+
+
+def mapped(tensor: torch.Tensor) -> bool:
+    """True when a tensor's memory is a file's."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(each, 16) for each in line.split()[0].split("-"))
+        if start <= tensor.data_ptr() < end:
+            return "/objects/" in line
+    return False
+
+
+def test_retrieved_weights_lie_in_the_file_and_are_the_caller_s_own(
+    store: LocalWeightsStore, tmp_path: Path
+) -> None:
+    """Nothing is copied; changing them does not change the file, and they outlive its name."""
+    run = trained()
+    store.store_weights(run, 20)
+    first, second = store.retrieve_weights(run, 20), store.retrieve_weights(run, 20)
+    assert mapped(first.model["conv.weight"])
+    with torch.no_grad():
+        first.model["conv.weight"].fill_(7)
+    assert same(second.model, run.model.state_dict())
+    assert same(store.retrieve_weights(run, 20).model, run.model.state_dict())
+    store.remove(run, 20)
+    assert objects(tmp_path) == []
+    assert same(second.optimizer, run.optimizer.state_dict())
+    assert torch.all(first.model["conv.weight"] == 7)
+
+
+def test_run_that_weights_were_loaded_into_has_memory_of_its_own(store: LocalWeightsStore) -> None:
+    """A training of weeks must not hang on a file: optimizers keep the tensors that they are given."""
+    store.store_weights(trained(), 20)
+    run = Run(seed=1)
+    store.load_weights(run, 20)
+    state = run.optimizer.state_dict()["state"]
+    assert not any(mapped(tensor) for each in state.values() for tensor in each.values())
+    assert not any(mapped(parameter) for parameter in run.model.parameters())
+
+
+@pytest.mark.parametrize("reason", ["tensors would be shared with the file", "network", "no /proc"])
+def test_weights_are_read_where_mapping_them_is_unsafe(
+    reason: str, store: LocalWeightsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may take a network's file away, and a shared mapping would write to the payload."""
+    run = trained()
+    store.store_weights(run, 20)
+    if reason == "network":
+        monkeypatch.setattr(weights_file, "network_file_system", lambda _: "nfs4")
+    elif reason == "no /proc":
+        monkeypatch.setattr(weights_file, "_OWN_DESCRIPTORS", Path("/nowhere"))
+    shared = reason.startswith("tensors")
+    flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+    with torch.serialization.set_default_mmap_options(flags):  # type: ignore[no-untyped-call]
+        weights = store.retrieve_weights(run, 20)
+    assert not mapped(weights.model["conv.weight"])
+    assert same(weights.model, run.model.state_dict())
