@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         LocalArrayStore,
         LocalContainerIdentifier,
     )
+    from dacapo_store.background import Pending
     from dacapo_store.base import Base
     from dacapo_store.config_store import ConfigStore, DuplicateNameError, FileConfigStore
     from dacapo_store.converter import ConversionError, TypeNameError, UnknownTypeError
@@ -62,6 +63,7 @@ __all__ = [
     "LocalWeightsStore",
     "MissingError",
     "Options",
+    "Pending",
     "StatsStore",
     "TrainingIterationStats",
     "TrainingStats",
@@ -83,6 +85,7 @@ __all__ = [
 
 _NAMES_BY_MODULE = {
     "array_store": ("ArrayStore", "LocalArrayIdentifier", "LocalArrayStore", "LocalContainerIdentifier"),
+    "background": ("Pending",),
     "base": ("Base",),
     "config_store": ("ConfigStore", "DuplicateNameError", "FileConfigStore"),
     "converter": ("ConversionError", "TypeNameError", "UnknownTypeError"),

@@ -9,6 +9,9 @@ and a crash between two steps leaves what is said behind each:
 3. ``<run>/checkpoints/iterations/<n>`` becomes a hard link to the payload, for people and other
    tools (without it the weights are found all the same; the next touch of the iteration mends it).
 
+Without waiting, the state is copied first, and the steps are those of the base's background thread;
+so they come one store after the other, in the order of the calls.
+
 Removing goes the other way: the event, then the link, then the payload. The best weights of a dataset
 and criterion are events too; ``<run>/checkpoints/<dataset>/<criterion>.json`` is derived from them.
 

@@ -20,6 +20,7 @@ from dacapo_store import (
     ValidationIterationScores,
     ValidationScores,
 )
+from dacapo_store.weights_store import TrainableRun
 from eventstore import NO_STREAM, Commit, Event, EventLog, EventTypes, RecordedEvent, StreamAppend
 from projections import ReadModels
 
@@ -84,6 +85,16 @@ def stores(base: Path) -> float | None:
     array: LocalArrayIdentifier = arrays.validation_prediction_array("run", latest or 0, "dataset")
     arrays.remove(array)
     return kept[0].scores[0][0][0] if kept else None
+
+
+def checkpoints(store: dacapo_store.WeightsStore, run: TrainableRun) -> bool:
+    """Weights, waited for and not."""
+    store.store_weights(run, 0)
+    pending: dacapo_store.Pending = store.store_weights(run, 1, wait=False)
+    pending.result(timeout_seconds=60)
+    store.wait()
+    store.load_weights(run, 1)
+    return pending.done()
 
 
 def history(path: Path) -> list[tuple[object, ...]]:
