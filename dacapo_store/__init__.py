@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from dacapo_store.options import Options
     from dacapo_store.provenance import set_actor
+    from dacapo_store.scalar_logger import ScalarLogger
     from dacapo_store.stats_store import FileStatsStore, StatsStore
     from dacapo_store.training_iteration_stats import TrainingIterationStats
     from dacapo_store.training_stats import TrainingStats
@@ -64,6 +65,7 @@ __all__ = [
     "MissingError",
     "Options",
     "Pending",
+    "ScalarLogger",
     "StatsStore",
     "TrainingIterationStats",
     "TrainingStats",
@@ -104,6 +106,7 @@ _NAMES_BY_MODULE = {
     ),
     "options": ("Options",),
     "provenance": ("set_actor",),
+    "scalar_logger": ("ScalarLogger",),
     "stats_store": ("FileStatsStore", "StatsStore"),
     "training_iteration_stats": ("TrainingIterationStats",),
     "training_stats": ("TrainingStats",),

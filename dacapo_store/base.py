@@ -7,8 +7,11 @@ writes never loads DuckDB.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +27,21 @@ from eventstore import (
     Commit,
     Event,
     EventLog,
+    EventStoreError,
     ExpectedVersionError,
     ReadOnlyLogError,
     RecordedEvent,
     StreamAppend,
 )
 from eventstore.model import ANY, NO_STREAM, ExpectedVersion
+from eventstore.spool import left_over
 
 if TYPE_CHECKING:
+    from dacapo_store.scalar_logger import ScalarLogger
+    from eventstore.log import Durability
     from projections import ReadModels
+
+logger = logging.getLogger(__name__)
 
 _bases: dict[tuple[Path, bool], Base] = {}
 _bases_lock = threading.Lock()
@@ -67,6 +76,7 @@ class Base:
         read_only: True when it was opened without writing to it.
         log: Its log, the ground truth.
         background: What this process writes to it without being waited for.
+        loggers: The scalar loggers of this process that are open on it.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
@@ -77,6 +87,8 @@ class Base:
         self._views: ReadModels | None = None
         self._views_lock = threading.Lock()
         self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
+        self.loggers: weakref.WeakSet[ScalarLogger] = weakref.WeakSet()
+        self.settle_if_possible()
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Base:
@@ -114,12 +126,15 @@ class Base:
     def query(self, sql: str, parameters: Any = None) -> Any:
         """Run SQL over the public views, which show everything committed before this call.
 
+        What scalar loggers of this process hold, and what those of killed ones left, is recorded first.
+
         Raises:
             ValueError: A parameter is no Unicode text, so nothing of that name can be stored.
         """
         if parameters is not None:
             for each in parameters.values() if isinstance(parameters, Mapping) else parameters:
                 _check_text(each)
+        self.settle_if_possible()
         return self.views.query(sql, parameters)
 
     def run_directory(self, run_name: str) -> Path:
@@ -130,13 +145,50 @@ class Base:
         """
         return self.path / validate_run_name(run_name)
 
+    def settle(self, stream: str | None = None) -> None:
+        """Record what scalar loggers hold in this process, and what those of killed ones left.
+
+        To be called before what is in view of a run is decided on. Cheap where there is nothing.
+
+        Args:
+            stream: Only what belongs to this stream.
+
+        Raises:
+            eventstore.EventStoreError: The log did not take it; nothing is lost, try again.
+            OSError: Likewise.
+        """
+        if self.read_only:
+            return
+        for each in list(self.loggers):
+            if stream in (None, each.stream):
+                each.flush(durable=False)
+        if left_over(self.path / "events", stream):
+            from dacapo_store.spooled_scalars import adopt_left_spools
+
+            adopt_left_spools(self, stream)
+
+    def settle_if_possible(self) -> None:
+        """A base whose disk takes no writes can be opened and asked all the same."""
+        try:
+            self.settle()
+        except (EventStoreError, OSError) as error:
+            logger.warning("rows of scalar loggers could not be recorded and stay in their spools: %s", error)
+
     def append(
-        self, stream: str, events: Sequence[Event | msgspec.Struct], *, expected: ExpectedVersion = ANY
+        self,
+        stream: str,
+        events: Sequence[Event | msgspec.Struct],
+        *,
+        expected: ExpectedVersion = ANY,
+        durability: Durability = "commit",
     ) -> Commit:
         """Append experiment events to one stream; see ``EventLog.append``."""
-        return self.append_to_streams([StreamAppend(stream, _as_events(events), expected)])
+        part = StreamAppend(stream, _as_events(events), expected)
+        return self.append_to_streams([part], durability=durability)
 
-    def append_to_streams(self, appends: Sequence[StreamAppend]) -> Commit:
+    def append_to_streams(
+        self, appends: Sequence[StreamAppend], *, durability: Durability = "commit"
+    ) -> Commit:
         """Append to several streams at once, all or none; see ``EventLog.append_to_streams``."""
         metadata = event_metadata()
         return self.log.append_to_streams(
@@ -147,7 +199,8 @@ class Base:
                     part.expected,
                 )
                 for part in appends
-            ]
+            ],
+            durability=durability,
         )
 
     def decide(self, stream: str, decision: Decision) -> Commit | None:
@@ -187,13 +240,21 @@ class Base:
     def close(self) -> None:
         """Give back files and memory. Stores that were made on it are of no use any more; make new ones.
 
-        What is under way in the background is waited for. Nothing is lost without closing: what was
-        acknowledged is safe.
+        Its scalar loggers are closed first, and what is under way in the background is waited for. Nothing
+        is lost without closing: what was acknowledged is safe.
 
         Raises:
+            eventstore.EventStoreError: A scalar logger's rows were not recorded; see its ``close``.
             Exception: What failed in the background, if nobody was told of it yet. The base is closed.
         """
-        self.background.wait()
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.background.tell_failures)
+            ends.callback(self._close)
+            ends.callback(self.background.wait)
+            for each in list(self.loggers):
+                ends.callback(each.close)
+
+    def _close(self) -> None:
         with _bases_lock:
             if _bases.get((self.path, self.read_only)) is self:
                 del _bases[self.path, self.read_only]
@@ -201,7 +262,6 @@ class Base:
             if self._views is not None:
                 self._views.close()
         self.log.close()
-        self.background.tell_failures()
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""

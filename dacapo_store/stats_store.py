@@ -21,6 +21,7 @@ from dacapo_store.base import Base
 from dacapo_store.history import TRAINING, VALIDATION, History, Kind, Rows, deleting, folded, storing
 from dacapo_store.names import run_name_of
 from dacapo_store.rows import Scalar, Scores, Structure, TrainingRows, ValidationRows
+from dacapo_store.scalar_logger import FLUSH_ROWS, FLUSH_SECONDS, ScalarLogger
 from dacapo_store.scalars import as_iteration, describe
 from dacapo_store.store_paths import absolute_path, base_path
 from dacapo_store.training_stats import TrainingStats, as_training_stats
@@ -30,7 +31,7 @@ from dacapo_store.validation_scores import (
     score_names,
     unflatten_scores,
 )
-from eventstore import NO_STREAM, ExpectedVersionError
+from eventstore import NO_STREAM, ExpectedVersionError, ReadOnlyLogError
 
 if TYPE_CHECKING:
     import os
@@ -195,6 +196,45 @@ class FileStatsStore(StatsStore):
         run, given = run_name_of(run_name), _training_rows(as_training_stats(stats))
         self._decide(TRAINING, run, lambda history: storing(TRAINING, run, history, given))
 
+    def scalar_logger(
+        self,
+        run_name: Any,
+        *,
+        columns: Iterable[str] = (),
+        flush_rows: int = FLUSH_ROWS,
+        flush_seconds: float = FLUSH_SECONDS,
+        spool: bool = True,
+    ) -> ScalarLogger:
+        """Make a logger for loops that have scalars to store thousands of times a second.
+
+        Its rows are training stats like those of ``store_training_stats``, and any number of them
+        make one commit. Nothing that it has accepted is lost when the process is killed. Use it in a
+        ``with`` statement, or close it.
+
+        Args:
+            run_name: The run.
+            columns: Names of scalars, in case the first call will not have all of them. Other names
+                may come at any time.
+            flush_rows: Flush when there are so many rows.
+            flush_seconds: Flush, and wait for the disk, when this long has passed since it was last
+                done: how much of a loop that goes on a power cut may take.
+            spool: Without a spool a call costs less, and a kill takes the rows since the last flush.
+
+        Raises:
+            ValueError: The name of the run or of a column cannot be one, or a number is out of range.
+            eventstore.ReadOnlyLogError: The store was opened read-only.
+        """
+        if self._base.read_only:
+            raise ReadOnlyLogError(f"{self.path} was opened read-only: nothing can be logged to it")
+        return ScalarLogger(
+            self._base,
+            run_name_of(run_name),
+            columns=columns,
+            flush_rows=flush_rows,
+            flush_seconds=flush_seconds,
+            spool=spool,
+        )
+
     def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> TrainingStats:  # noqa: FBT001, FBT002 - DaCapo's signature
         """The training stats of a run; see ``StatsStore``."""
         table = self._training_table(run_name_of(run_name))
@@ -240,6 +280,7 @@ class FileStatsStore(StatsStore):
 
     def _training_table(self, run: str) -> dict[str, npt.NDArray[Any]]:
         """The run's ``iteration`` and its scalars; a masked element is one that a row does not have."""
+        self._base.settle_if_possible()
         # There are several queries and one state: another process may store between them.
         as_of = {"position": self._base.views.catch_up(), "run": run}
         table: dict[str, npt.NDArray[Any]] = self._base.query(_STATS, as_of).fetchnumpy()
@@ -249,8 +290,10 @@ class FileStatsStore(StatsStore):
 
     def _decide(self, kind: Kind[R], run: str, decision: Callable[[History[R]], list[Event]]) -> None:
         """Append what is decided on the run's history, and decide anew if that has moved on."""
+        if kind is TRAINING:
+            self._base.settle(kind.stream(run))
         while True:
-            history = self._history(kind, run)
+            history = history_of(self._base, kind, run)
             events = decision(history)
             if not events:
                 self._base.log.sync()
@@ -262,17 +305,18 @@ class FileStatsStore(StatsStore):
                 continue
             return
 
-    def _history(self, kind: Kind[R], run: str) -> History[R]:
-        """The run's history as of now; only what came since the last call is read."""
-        log, stream = self._base.log, kind.stream(run)
-        # The path as well: a copy of a base has the log id of the original.
-        key = (self._base.path, log.log_id, stream)
-        known: History[R] = _recent.get(key) or kind.unwritten()
-        if known.events > (log.stream_version(stream) or 0) + 1:
-            known = kind.unwritten()
-        history = folded(known, log.read_stream(stream, from_version=known.events))
-        _recent.put(key, history)
-        return history
+
+def history_of(base: Base, kind: Kind[R], run: str) -> History[R]:
+    """The run's history as of now; only what came since the last call is read."""
+    log, stream = base.log, kind.stream(run)
+    # The path as well: a copy of a base has the log id of the original.
+    key = (base.path, log.log_id, stream)
+    known: History[R] = _recent.get(key) or kind.unwritten()
+    if known.events > (log.stream_version(stream) or 0) + 1:
+        known = kind.unwritten()
+    history = folded(known, log.read_stream(stream, from_version=known.events))
+    _recent.put(key, history)
+    return history
 
 
 _Key = tuple[Path, bytes, str]
