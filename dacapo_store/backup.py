@@ -1,9 +1,11 @@
 """Backup: a copy of a base that is consistent while others write, and says what it holds.
 
-1. The log is copied first, up to its durable position: whole commits, each frame checked on the way.
-2. Then the payloads that these events name, each checked against its digest on the way. They were
+1. Spools are read first: what scalar loggers put into them afterwards, or take out, is not lost for that.
+2. The log is copied, up to its durable position: whole commits, each frame checked on the way. Then the
+   spools are written, and whoever opens the copy first records what of their rows its log has not.
+3. Then the payloads that these events name, each checked against its digest on the way. They were
    durable before their events, so they are there, unless they were removed since.
-3. A receipt, ``backup.json``, says position and chain value. It is written last.
+4. A receipt, ``backup.json``, says position and chain value. It is written last.
 
 The copy is a base: it opens. An earlier copy is brought up to date; nothing is ever deleted in it but
 segments that newer generations supersede. Links and small JSON files are derived and made anew
@@ -25,6 +27,7 @@ from dacapo_store.artifacts import Artifact, ArtifactWriter
 from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.payloads import Payloads
 from eventstore import EventLog, LogNotFoundError, copy_log, files
+from eventstore.spool import read_spools, replace_spools
 
 RECEIPT = "backup.json"
 
@@ -75,10 +78,12 @@ def back_up(
     """
     root, copy = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
     _check_target(root, copy)
+    spools = read_spools(root / "events")
     with _opened(root) as log:
         next_position = log.durable_position
         files.make_directories(copy, like=root)
         copied_log = copy_log(root / "events", copy / "events", next_position=next_position)
+        replace_spools(copy / "events", spools)
         named = Payloads.of_log(log, until=copied_log.next_position)
         present = {payload.stored.path for payload in named.present.values()}
         gone = Payloads.of_log(log)

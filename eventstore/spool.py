@@ -220,6 +220,37 @@ def adopt_spools(
                     _adopt_one(log_folder, path, data, adopt)
 
 
+def read_spools(log_folder: Path) -> dict[str, bytes]:
+    """The spools of a log by their files' names, for a copy of it; also those of living owners.
+
+    To be read before the segments: what an owner takes out of its spool is in the log by then.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    found = {}
+    for path in left_over(log_folder):
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.read_bytes()
+    return found
+
+
+def replace_spools(log_folder: Path, spools: Mapping[str, bytes]) -> None:
+    """Make these the spools of a copy of a log, which nobody writes to, once it has the log's events."""
+    folder = log_folder / FOLDER
+    if spools:
+        files.make_directories(folder, like=log_folder)
+    for name, data in spools.items():
+        temporary = folder / f".{name}.{secrets.token_hex(16)}.tmp"
+        with files.new_file(temporary, like=folder) as (descriptor, made):
+            files.write(descriptor, data)
+            files.sync_file(descriptor)
+            files.rename(made, folder / name)
+    for path in left_over(log_folder):
+        if path.name not in spools:
+            files.unlink(path)
+
+
 def _adopt_one(log_folder: Path, path: Path, data: bytes, adopt: Callable[[SpooledRows], bool]) -> None:
     if not any(data[: _HEAD.size]) and not any(data):
         # Its maker ended before the header was written: there never was a row.

@@ -25,6 +25,7 @@ from dacapo_store.stats_store import FileStatsStore
 from dacapo_store.training_stats import TrainingIterationStats, TrainingStats
 from dacapo_store.weights_store import LocalWeightsStore
 from eventstore import Event, EventLog, LogNotFoundError, repair_log, verify_log
+from eventstore.spool import left_over
 from eventstore.storage.local.survey import survey
 
 HOURS_AGO = time.time() - 7200
@@ -265,6 +266,26 @@ def test_linked_payloads_take_no_room(base: Path, tmp_path: Path) -> None:
     back_up(base, tmp_path / "backup", link=True)
     (path,) = [each.stored.path for each in Payloads.of_log(Base.at(base).log).superseded["run", 1]]
     assert (base / path).samefile(tmp_path / "backup" / path)
+
+
+def test_a_backup_holds_the_rows_of_a_logger_that_is_at_work(base: Path, tmp_path: Path) -> None:
+    """Flushed rows are in its log and the others in its spools; whoever opens it has all, once."""
+    stats = FileStatsStore(base / "stats")
+    log = stats.scalar_logger("logged", flush_rows=4)
+    copy = tmp_path / "backup"
+    for iteration in range(10):
+        log.add(iteration, loss=1.0)
+        back_up(base, copy)
+        again = tmp_path / f"opened-{iteration}"
+        shutil.copytree(copy, again)
+        for _ in range(2):
+            opened = FileStatsStore(again / "stats")
+            assert opened.retrieve_training_stats("logged").iterations.tolist() == list(range(iteration + 1))
+            Base.at(again).close()
+    log.close()
+    back_up(base, copy)
+    assert left_over(copy / "events") == []
+    assert FileStatsStore(copy / "stats").retrieve_training_stats("logged").trained_until() == 10
 
 
 def test_a_missing_or_damaged_payload_is_named_and_the_rest_is_copied(base: Path, tmp_path: Path) -> None:

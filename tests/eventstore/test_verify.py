@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventstore import DamagedLogError, Event, EventLog, LogNotFoundError
+from eventstore.spool import Spool
 from eventstore.storage.local.verify import verify_log
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "format-1"
@@ -106,3 +107,18 @@ def test_no_log_is_said(tmp_path: Path) -> None:
     """An empty folder is no clean log."""
     with pytest.raises(LogNotFoundError):
         verify_log(tmp_path)
+
+
+def test_spools_are_noted(tmp_path: Path) -> None:
+    """What lies in them is no part of the log yet, and nobody should wonder what the files are."""
+    EventLog.open(tmp_path).close()
+    spool = Spool.create(tmp_path, stream="rows/1", about={}, row_bytes=8)
+    spool.put(0, bytes(8))
+    other = Spool.create(tmp_path, stream="rows/2", about={}, row_bytes=8)
+    other.path.write_bytes(b"garbage")
+    verdict = verify_log(tmp_path)
+    assert verdict.ok
+    assert {finding.severity for finding in verdict.findings} == {"note"}
+    messages = {finding.path: finding.message for finding in verdict.findings}
+    assert "rows of rows/1 on their way into the log, 1 at most" in messages[f"spool/{spool.path.name}"]
+    assert "without a good header" in messages[f"spool/{other.path.name}"]

@@ -24,6 +24,7 @@ from eventstore.format import Flaw
 from eventstore.lost_events import EVENT_LOST, FormerChain, former_chain_of
 from eventstore.model import Finding, Verdict
 from eventstore.schema import content_digests
+from eventstore.spool import left_over, parse
 from eventstore.storage.local.directory import SegmentName, segment_names
 from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, frames
 
@@ -70,6 +71,7 @@ def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Ve
     limits = [name.first_position for name in names[1:]]
     for name, limit in zip(names, [*limits, None], strict=True):
         _check_segment(walk, directory, name, limit)
+    walk.findings += map(_spool_note, left_over(directory))
     return Verdict(
         walk.good_events,
         len(names),
@@ -78,6 +80,20 @@ def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Ve
         tuple(walk.findings),
         walk.expected_at,
     )
+
+
+def _spool_note(path: Path) -> Finding:
+    try:
+        spooled = parse(path.read_bytes())
+    except OSError as error:
+        message = f"a spool that cannot be read: {error.strerror}"
+    else:
+        message = "a spool without a good header: the next writer sets it aside, unless it is newer than this"
+        if spooled is not None:
+            message = f"rows of {spooled.stream} on their way into the log, {len(spooled.rows)} at most"
+            message += ", and something that is no row" if spooled.flawed else ""
+            message += "; if their process is gone, the next writer records them"
+    return Finding("note", f"{path.parent.name}/{path.name}", None, None, message)
 
 
 def _chain_value(text: str) -> bytes:
