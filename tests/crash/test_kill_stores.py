@@ -43,6 +43,8 @@ def test_every_path_of_a_base_has_a_kind() -> None:
         "events/00000000000000000000.arrows": "segment",
         "events/.00000000000000000000.arrows.1f.tmp": "new segment",
         "events/lock": "lock",
+        "events/spool/1f-2f.spool": "spool",
+        "events/spool": "spool folder",
         "events/quarantine/x.bytes": "quarantine",
         "events/quarantine": "quarantine folder",
         "events": "log folder",

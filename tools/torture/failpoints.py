@@ -27,16 +27,16 @@ AFTER: Final = "after"
 
 _SITES: Final = {
     "create": "new segment|quarantine|weights|choice",
-    "write": "new segment|quarantine|weights|choice",
-    "write_at": "segment",
+    "write": "new segment|quarantine|weights|choice|spool",
+    "write_at": "segment|spool",
     "write_state": "lock",
     "sync_data": "segment",
     "sync_file": "segment|new segment|quarantine|weights|choice",
-    "sync_directory": "log folder|quarantine folder|weights folder|links folder|choices folder|trash folder"
-    "|array folder|other folder",
+    "sync_directory": "log folder|quarantine folder|spool folder|weights folder|links folder|choices folder"
+    "|trash folder|array folder|other folder",
     "rename": "link|choice|trash",
     "link": "segment|link",
-    "unlink": "weights|link|choice",
+    "unlink": "weights|link|choice|spool",
     "cut": "segment",
     "rmtree": "trash",
 }
@@ -54,6 +54,7 @@ FAILPOINTS: Final = tuple(
 _FOLDERS: Final = {
     "events": "log folder",
     "quarantine": "quarantine folder",
+    "spool": "spool folder",
     "objects": "weights folder",
     "iterations": "links folder",
     "crop": "choices folder",
@@ -73,8 +74,8 @@ def kind_of(path: Path, base: Path) -> str:  # noqa: PLR0911 - a table, written 
             return _FOLDERS[name]
         case ["events", "lock"]:
             return "lock"
-        case ["events", "quarantine", _]:
-            return "quarantine"
+        case ["events", ("quarantine" | "spool") as folder, _]:
+            return folder
         case ["events", name]:
             return "new segment" if name.endswith(".tmp") else "segment"
         case [_, "checkpoints", "objects", _]:

@@ -46,6 +46,7 @@ SHARED_NOTES: Final = "notes/shared"
 _CHUNKS: Final = 3
 _CHUNK_BYTES: Final = 64
 _NOTE_PARTS: Final = 2
+_LOGGED_ROWS: Final = 4
 
 
 class BrokenPromiseError(Exception):
@@ -129,6 +130,9 @@ def outcomes(operation: Operation, state: State) -> list[State]:
     middle = []
     if operation.what == "remove_array" and state.arrays[operation.subject] == THERE:
         middle = [replace(state, arrays={**state.arrays, operation.subject: RECORDED})]
+    if operation.what == "log_training":
+        # Each row is kept for itself.
+        middle = [after(replace(operation, count=count), state) for count in range(operation.count)]
     return [state, *middle, after(operation, state)]
 
 
@@ -171,6 +175,11 @@ def _stored(rows: list[list[int]], given: list[list[int]]) -> list[list[int]]:
     return [row for row in rows if row[0] < given[0][0]] + given
 
 
+def _logged(rows: list[list[int]], given: list[list[int]], first: int) -> list[list[int]]:
+    """A logger keeps what is below its begin, wherever it ends."""
+    return [row for row in rows if row[0] < first] + given
+
+
 def _without(items: Mapping[str, int], key: str) -> dict[str, int]:
     return {other: value for other, value in items.items() if other != key}
 
@@ -179,6 +188,7 @@ _EFFECTS: Final[dict[str, Callable[[Operation, State], State]]] = {
     "store_config": lambda op, state: replace(state, configs={**_configs_stored(op), **state.configs}),
     "delete_config": lambda op, state: replace(state, configs=_without(state.configs, op.subject)),
     "store_training": lambda op, state: replace(state, training=_stored(state.training, _rows(op))),
+    "log_training": lambda op, state: replace(state, training=_logged(state.training, _rows(op), op.first)),
     "delete_training": lambda _, state: replace(state, training=[]),
     "store_validation": lambda op, state: replace(state, validation=_stored(state.validation, _rows(op))),
     "delete_validation": lambda _, state: replace(state, validation=[]),
@@ -221,7 +231,8 @@ def _choose_stats(part: str) -> Callable[[random.Random, State, int, str], Opera
         # A trainer that resumes begins somewhere in the middle; some come back with fewer rows.
         first = dice.randrange(behind) if rows and luck < 0.4 else behind  # noqa: PLR2004
         count = dice.choice([1, 2, 3, 10, 10, 100])
-        return Operation(f"store_{part}", number=number, first=first, count=count)
+        what = f"log_{part}" if part == "training" and dice.random() < 0.5 else f"store_{part}"  # noqa: PLR2004
+        return Operation(what, number=number, first=first, count=count)
 
     return chosen
 
@@ -301,6 +312,13 @@ class _Performer:
             given = [*known, *given]
         rows = [_training_row(*row) for row in given]
         FileStatsStore(self.base / "stats").store_training_stats(self.writer, rows)
+
+    def log_training(self, operation: Operation) -> None:
+        store = FileStatsStore(self.base / "stats")
+        with store.scalar_logger(self.writer, flush_rows=_LOGGED_ROWS) as log:
+            for row in _rows(operation):
+                stats = _training_row(*row)
+                log.add(stats.iteration, **stats.scalars)
 
     def delete_training(self, _: Operation) -> None:
         FileStatsStore(self.base / "stats").delete_training_stats(self.writer)
@@ -562,6 +580,7 @@ SCENARIO: Final = (
     Operation("store_config", "tasks/w0-2", 2),
     Operation("store_training", number=3, first=0, count=10),
     Operation("store_training", number=4, first=10, count=100),
+    Operation("log_training", number=22, first=100, count=30),
     Operation("store_validation", number=5, first=0, count=3),
     Operation("store_weights", number=6, first=10),
     Operation("store_best", "voi", first=10),

@@ -40,11 +40,11 @@ def _acknowledge_first(patch: Patch) -> None:
 def _commit_by_the_piece(patch: Patch) -> None:
     whole = Base.append_to_streams
 
-    def pieces(base: Base, appends: Sequence[StreamAppend]) -> Any:
+    def pieces(base: Base, appends: Sequence[StreamAppend], **how: Any) -> Any:
         for part in appends:
             expected = part.expected
             for event in part.events:
-                commit = whole(base, [StreamAppend(part.stream, [event], expected)])
+                commit = whole(base, [StreamAppend(part.stream, [event], expected)], **how)
                 expected = commit.last_stream_version
         return commit
 
