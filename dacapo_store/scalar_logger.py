@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 FLUSH_ROWS: Final = 1000
 FLUSH_SECONDS: Final = 5.0
 
+_AT_ONCE: Final = -1
+
 
 class ScalarLogger:
     """Collects scalars of a run; get one with ``FileStatsStore.scalar_logger``.
@@ -93,8 +95,9 @@ class ScalarLogger:
         self._lock = threading.RLock()
         self._closed: str | None = None
         self._take_layout(Layout(_checked_names(columns)))
-        # Not ready: the next call has to look at more than its own row.
-        self._ready = False
+        # The number of the row that has to look at more than itself: when there are rows enough, or at
+        # once where this logger may not know where it stands.
+        self._stop = _AT_ONCE
         self._standing: Standing | None = None
         self._warned = False
         self._last = 0
@@ -135,30 +138,33 @@ class ScalarLogger:
             eventstore.EventStoreError: The disk did not take it: make room and call again.
         """
         with self._lock:
+            rows = self._rows
+            number = self._first_row + len(rows)
             if (
-                self._ready
+                number < self._stop
                 and type(iteration) is int
                 and self._last < iteration <= INT64_MAX
                 and tuple(scalars) == self._columns
-                and len(self._rows) < self._flush_rows
                 and monotonic() < self._flush_at
             ):
-                for value in scalars.values():
+                values = scalars.values()
+                for value in values:
                     if type(value) is not float:
-                        row = self._row(iteration, _present(iteration, scalars))
+                        row = self._row(number, iteration, _present(iteration, scalars))
                         break
                 else:
-                    row = self._pack(iteration, *scalars.values(), *self._everything)
+                    row = self._pack(number, iteration, *values, *self._everything)
             else:
                 self._check_open()
                 iteration = as_iteration(iteration, where=f"scalars of run {self.run!r}")
                 present = _present(iteration, scalars)
                 self._make_ready(iteration, [name for name in present if name not in self._columns])
-                row = self._row(iteration, present)
+                number = self._first_row + len(rows)
+                row = self._row(number, iteration, present)
             if self._spool is not None:
-                self._spool.put(self._first_row + len(self._rows), row)
-            self._rows.append(row)
+                self._spool.put(number, row)
             self._last = iteration
+            rows.append(row)
 
     def flush(self, *, durable: bool = True) -> None:
         """Record the rows so far, for everybody to see.
@@ -173,7 +179,7 @@ class ScalarLogger:
         with self._lock:
             self._check_open()
             # Whoever flushes may be about to change the run.
-            self._ready = False
+            self._stop = _AT_ONCE
             self._flush("commit" if durable else "os")
 
     def close(self) -> None:
@@ -207,12 +213,12 @@ class ScalarLogger:
 
     # --- the next row
 
-    def _row(self, iteration: int, present: Mapping[str, float]) -> bytes:
+    def _row(self, number: int, iteration: int, present: Mapping[str, float]) -> bytes:
         if len(present) == len(self._columns):
             presence = self._everything
         else:
             presence = self._layout.presence(compress(count(), [name in present for name in self._columns]))
-        return self._pack(iteration, *[present.get(name, 0.0) for name in self._columns], *presence)
+        return self._pack(number, iteration, *[present.get(name, 0.0) for name in self._columns], *presence)
 
     def _make_ready(self, iteration: int, new_names: Sequence[str]) -> None:
         """Flush if it is time to; then see to epoch, layout and spool of the row that comes."""
@@ -229,7 +235,7 @@ class ScalarLogger:
                 self._drop_spool()
             if self._spooling and self._spool is None:
                 self._make_spool()
-        self._ready = True
+        self._stop = self._first_row + self._flush_rows
 
     def _find_epoch(self, iteration: int, *, went_back: bool) -> None:
         """See which epoch the next row belongs to; a new one begins where that is needed."""
@@ -335,7 +341,7 @@ class ScalarLogger:
             raise ValueError(f"this scalar logger of run {self.run!r} is {self._closed}: make a new one")
 
     def _end(self, how: str) -> None:
-        self._closed, self._ready = how, False
+        self._closed, self._stop = how, _AT_ONCE
         self._base.loggers.discard(self)
         _open_loggers.discard(self)
         _unspooled.discard(self)

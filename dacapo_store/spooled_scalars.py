@@ -74,13 +74,13 @@ class About(msgspec.Struct, frozen=True):
 class Layout:
     """The bytes of rows with these columns.
 
-    A row is the iteration (int64), a double for each column, and, in as many words of 64 bits as are
-    needed, a bit for each column, least significant first, which is 1 where the row has that scalar.
-    All little-endian.
+    A row is its number in the spool (uint64), the iteration (int64), a double for each column, and, in
+    as many words of 64 bits as are needed, a bit for each column, least significant first, which is 1
+    where the row has that scalar. All little-endian.
 
     Attributes:
         columns: The scalars' names.
-        pack: From iteration, doubles and words to a row's bytes.
+        pack: From number, iteration, doubles and words to a row's bytes.
         row_bytes: The length of a row.
         everything: The words of a row that has all scalars.
     """
@@ -89,7 +89,7 @@ class Layout:
         self.columns = tuple(columns)
         count = len(self.columns)
         self._words = -(-count // _WORD_BITS)
-        row = struct.Struct(f"<q{count}d{self._words}Q")
+        row = struct.Struct(f"<Qq{count}d{self._words}Q")
         self.pack = row.pack
         self.row_bytes = row.size
         self.everything = self.presence(range(count))
@@ -104,7 +104,7 @@ class Layout:
         data = memoryview(b"".join(rows))
         numbers, width = data.cast("d"), self.row_bytes // _NUMBER_BYTES
         words = [
-            data.cast("Q")[1 + len(self.columns) + word :: width].tolist() for word in range(self._words)
+            data.cast("Q")[2 + len(self.columns) + word :: width].tolist() for word in range(self._words)
         ]
         columns, values, present = [], [], []
         for place, name in enumerate(self.columns):
@@ -112,12 +112,12 @@ class Layout:
             here = [has >> bit & 1 for has in words[word]]
             if any(here):
                 columns.append(name)
-                values.append(numbers[1 + place :: width].tobytes())
+                values.append(numbers[2 + place :: width].tobytes())
                 present += here
         fact = TrainingStatsRecorded(run=run, epoch=epoch, columns=columns)
         return EVENT_TYPES.event(
             fact,
-            index=_arrow("int64", data.cast("q")[::width].tobytes()),
+            index=_arrow("int64", data.cast("q")[1::width].tobytes()),
             values=_arrow("float64", b"".join(values), present),
             event_id=event_id,
         )
@@ -249,7 +249,7 @@ def _rows_at(log: EventLog, position: int) -> int:
 
 
 def _iteration(row: bytes) -> int:
-    return int.from_bytes(row[:8], "little", signed=True)
+    return int.from_bytes(row[8:16], "little", signed=True)
 
 
 def _since(log: EventLog, stream: str, standing: Standing, end: int | None) -> tuple[Standing, int | None]:

@@ -97,6 +97,36 @@ class StatsStore(ABC):
         """
 
     @abstractmethod
+    def scalar_logger(
+        self,
+        run_name: Any,
+        *,
+        columns: Iterable[str] = (),
+        flush_rows: int = FLUSH_ROWS,
+        flush_seconds: float = FLUSH_SECONDS,
+        spool: bool = True,
+    ) -> ScalarLogger:
+        """Make a logger for loops that have scalars to store thousands of times a second.
+
+        Its rows are training stats like those of ``store_training_stats``, and any number of them
+        make one commit. Nothing that it has accepted is lost when the process is killed. Use it in a
+        ``with`` statement, or close it.
+
+        Args:
+            run_name: The run.
+            columns: Names of scalars, in case the first call will not have all of them. Other names
+                may come at any time.
+            flush_rows: Flush when there are so many rows.
+            flush_seconds: Flush, and wait for the disk, when this long has passed since it was last
+                done: how much of a loop that goes on a power cut may take.
+            spool: Without a spool a call costs less, and a kill takes the rows since the last flush.
+
+        Raises:
+            ValueError: The name of the run or of a column cannot be one, or a number is out of range.
+            eventstore.ReadOnlyLogError: The store was opened read-only.
+        """
+
+    @abstractmethod
     def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> TrainingStats:  # noqa: FBT001, FBT002 - DaCapo's signature
         """The training stats of a run, in the order in which they were given.
 
@@ -205,25 +235,7 @@ class FileStatsStore(StatsStore):
         flush_seconds: float = FLUSH_SECONDS,
         spool: bool = True,
     ) -> ScalarLogger:
-        """Make a logger for loops that have scalars to store thousands of times a second.
-
-        Its rows are training stats like those of ``store_training_stats``, and any number of them
-        make one commit. Nothing that it has accepted is lost when the process is killed. Use it in a
-        ``with`` statement, or close it.
-
-        Args:
-            run_name: The run.
-            columns: Names of scalars, in case the first call will not have all of them. Other names
-                may come at any time.
-            flush_rows: Flush when there are so many rows.
-            flush_seconds: Flush, and wait for the disk, when this long has passed since it was last
-                done: how much of a loop that goes on a power cut may take.
-            spool: Without a spool a call costs less, and a kill takes the rows since the last flush.
-
-        Raises:
-            ValueError: The name of the run or of a column cannot be one, or a number is out of range.
-            eventstore.ReadOnlyLogError: The store was opened read-only.
-        """
+        """Make a logger for hot loops; see ``StatsStore``."""
         if self._base.read_only:
             raise ReadOnlyLogError(f"{self.path} was opened read-only: nothing can be logged to it")
         return ScalarLogger(

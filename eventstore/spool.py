@@ -61,9 +61,10 @@ class SpooledRows:
         spool_id: The spool's id, 16 bytes.
         stream: The stream that the rows belong to.
         about: What the owner said of the rows.
-        row_bytes: The length of a row.
+        row_bytes: The length of a row with its number.
         first_row: The number of the row in the first slot.
-        rows: The rows by number, in order: those that were put in since the last event was made.
+        rows: The rows by number, each with its number, in order: those that were put in
+            since the last event was made.
         flawed: True when a slot holds something that is no row: a row that was cut off, or damage.
     """
 
@@ -92,7 +93,8 @@ class Spool:
         self.first_row = 0
         self._descriptor = descriptor
         self._rows_at = rows_at
-        self._slot_bytes = _NUMBER.size + row_bytes + _CHECK.size
+        self._slot_bytes = row_bytes + _CHECK.size
+        self._offset_of_row_0 = rows_at
         self._seed = crc32(spool_id)
         _open_spools.add(self)
 
@@ -104,7 +106,7 @@ class Spool:
             log_folder: The log's folder.
             stream: The stream that the rows belong to.
             about: What whoever adopts the rows must know; JSON can say it.
-            row_bytes: The length of every row.
+            row_bytes: The length of every row with its number.
 
         Raises:
             WriteRefusedError: The disk did not take it. Make room and try again.
@@ -128,17 +130,14 @@ class Spool:
         Args:
             number: How many rows this spool has had before. The caller counts them, so a row whose
                 writing was interrupted is written over by the next one.
-            row: As many bytes as every row has.
+            row: As many bytes as every row has; the first eight are ``number``, little-endian.
 
         Raises:
             WriteRefusedError: The disk did not take it: it is no row. Those before it stay.
         """
-        data = _NUMBER.pack(number) + row
-        data += _CHECK.pack(crc32(data, self._seed))
+        data = row + _CHECK.pack(crc32(row, self._seed))
         try:
-            taken = files.write_at(
-                self._descriptor, data, self._rows_at + (number - self.first_row) * self._slot_bytes
-            )
+            taken = files.write_at(self._descriptor, data, self._offset_of_row_0 + number * self._slot_bytes)
         except OSError as error:
             raise _refused(self.path, error) from error
         if taken != len(data):
@@ -147,6 +146,7 @@ class Spool:
     def restart(self, first_row: int) -> None:
         """The rows below this number are events: the row of this number goes into the first slot."""
         self.first_row = first_row
+        self._offset_of_row_0 = self._rows_at - first_row * self._slot_bytes
 
     @property
     def has_name(self) -> bool:
@@ -275,7 +275,7 @@ def parse(data: bytes) -> SpooledRows | None:
     if head is None:
         return None
     spool_id, about, row_bytes, rows_at = head
-    slot_bytes, seed = _NUMBER.size + row_bytes + _CHECK.size, crc32(spool_id)
+    slot_bytes, seed = row_bytes + _CHECK.size, crc32(spool_id)
     first: int | None = None
     rows: dict[int, bytes] = {}
     flawed = False
@@ -291,7 +291,7 @@ def parse(data: bytes) -> SpooledRows | None:
         first = number - place if first is None else first
         if number - place != first:
             break  # from here on the slots hold what earlier events took
-        rows[number] = slot[_NUMBER.size : -_CHECK.size]
+        rows[number] = slot[: -_CHECK.size]
     stream = about.pop("stream")
     return SpooledRows(spool_id, stream, about, row_bytes, first or 0, rows, flawed)
 
@@ -316,7 +316,7 @@ def _parse_header(data: bytes) -> tuple[bytes, dict[str, Any], int, int] | None:
     except msgspec.DecodeError:
         return None
     told = isinstance(about, dict) and isinstance(about.get("stream"), str)
-    if not told or not 0 < row_bytes <= _ROW_BYTES_MAX:
+    if not told or not _NUMBER.size <= row_bytes <= _ROW_BYTES_MAX:
         return None
     return spool_id, about, row_bytes, end + -end % _SECTOR_BYTES
 

@@ -72,6 +72,7 @@ def told(process: subprocess.Popen[bytes]) -> tuple[list[int], list[str]]:
     """What a process said until its end: rows, and other words."""
     output, _ = process.communicate()
     words = output.decode().split()
+    assert process.returncode == (-signal.SIGKILL if "failpoint" in words else 0), words
     return [int(word) for word in words if word.isdigit()], [word for word in words if not word.isdigit()]
 
 
@@ -129,8 +130,7 @@ def test_loggers_are_killed_at_random_moments_while_others_open(tmp_path: Path) 
         logger.send_signal(signal.SIGKILL)
         openers = [started(ADOPT, tmp_path, "none", 1) for _ in range(3)]
         output = (begun + logger.communicate()[0]).split()
-        for opener in openers:
-            assert told(opener) == ([], ["opened"])
+        assert [told(opener) for opener in openers] == [([], ["opened"])] * 3
         # The last word may have been cut off.
         rows = list(range(acknowledged, int(output[-1]) + 1)) if output[:-1] else []
         recorded = found(tmp_path)

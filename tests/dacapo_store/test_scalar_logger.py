@@ -26,6 +26,12 @@ from eventstore import ReadOnlyLogError, WriteRefusedError, files
 from eventstore.spool import left_over
 
 
+@pytest.fixture(autouse=True)
+def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, nothing is flushed by time here."""
+    monkeypatch.setattr(scalar_logger_module, "monotonic", lambda: 0.0)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> FileStatsStore:
     return FileStatsStore(tmp_path / "stats")

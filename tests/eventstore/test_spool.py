@@ -26,7 +26,7 @@ def make(folder: Path, *, stream: str = "rows/1") -> Spool:
 
 
 def row(number: int) -> bytes:
-    return struct.pack("<qd", number, number / 2)
+    return struct.pack("<Qd", number, number / 2)
 
 
 def adopted(folder: Path, *, stream: str | None = None) -> list[SpooledRows]:
@@ -110,7 +110,7 @@ def test_every_truncation_leaves_a_prefix(tmp_path: Path) -> None:
             assert spooled is None or spooled.rows == {}
         else:
             assert spooled is not None
-            whole = (length - 512) // (ROW_BYTES + 12)
+            whole = (length - 512) // (ROW_BYTES + 4)
             assert spooled.rows == {number: row(number) for number in range(whole)}
 
 
@@ -133,7 +133,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
             assert spooled.rows == expected
         else:
             assert spooled is not None
-            hit = (bit // 8 - 512) // (ROW_BYTES + 12)
+            hit = (bit // 8 - 512) // (ROW_BYTES + 4)
             assert spooled.rows == {number: row for number, row in expected.items() if number != hit}
             assert spooled.flawed
             assert spooled.first_row == 0
@@ -146,7 +146,7 @@ def test_a_flawed_spool_is_kept(tmp_path: Path) -> None:
         spool.put(number, row(number))
     spool.close()
     data = bytearray(spool.path.read_bytes())
-    data[512 + ROW_BYTES + 12 + 9] ^= 1
+    data[512 + ROW_BYTES + 4 + 9] ^= 1
     spool.path.write_bytes(data)
     (found,) = adopted(tmp_path)
     assert list(found.rows) == [0, 2]

@@ -139,7 +139,7 @@ class LoggerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.logger is not None and not self.ended)
     @rule(iteration=ITERATIONS, iterations=st.lists(ITERATIONS, min_size=1, max_size=3), delete=st.booleans())
     def another_process_interferes(self, iteration: int, iterations: list[int], *, delete: bool) -> None:
-        """It cannot flush this logger: what becomes of the view is the epoch rule's, and of rows nothing new."""
+        """It cannot flush this logger. What the view becomes is the epoch rule's; no row gets lost."""
         assert self.logger is not None
         base = self.store._base
         self.add(iteration, {"loss"})

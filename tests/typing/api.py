@@ -72,6 +72,10 @@ def stores(base: Path) -> float | None:
     stats = TrainingStats()
     stats.add_iteration_stats(TrainingIterationStats(0, loss=0.5, time=0.1, learning_rate=1e-3))
     stats_store.store_training_stats(names[0] if names else "run", stats)
+    with stats_store.scalar_logger("run", columns=["loss"], flush_seconds=2) as scalars:
+        logger: dacapo_store.ScalarLogger = scalars
+        logger.add(1, loss=0.5, **{"lr/encoder": 1e-3})
+        logger.flush(durable=False)
     trained_until: int = stats_store.retrieve_training_stats("run").trained_until()
     scores = ValidationScores([], [], None, [ValidationIterationScores(trained_until, [[[0.5]]])])
     stats_store.store_validation_iteration_scores("run", scores)
