@@ -161,7 +161,7 @@ class Base:
             return
         for each in list(self.loggers):
             if stream in (None, each.stream):
-                each.flush(durable=False)
+                each.settle()
         if left_over(self.path / "events", stream):
             from dacapo_store.spooled_scalars import adopt_left_spools
 

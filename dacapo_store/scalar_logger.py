@@ -178,9 +178,19 @@ class ScalarLogger:
         """
         with self._lock:
             self._check_open()
-            # Whoever flushes may be about to change the run.
-            self._stop = _AT_ONCE
             self._flush("commit" if durable else "os")
+
+    def settle(self) -> None:
+        """Record the rows so far, if this is open: somebody is about to look at the run, or to change it.
+
+        Raises:
+            eventstore.EventStoreError: The disk did not take them. They are kept; try again.
+        """
+        with self._lock:
+            if self._closed is None:
+                # The next call looks what became of the run.
+                self._stop = _AT_ONCE
+                self._flush("os")
 
     def close(self) -> None:
         """Record the rows so far, durably, and end. A second call does nothing.

@@ -29,7 +29,7 @@ from dacapo_store.events import (
     TrainingStatsDeleted,
     TrainingStatsRecorded,
 )
-from eventstore import DuplicateEventError, ExpectedVersionError
+from eventstore import DuplicateEventError, ExpectedVersionError, InvalidEventError
 from eventstore.model import NO_STREAM
 from eventstore.spool import SpooledRows, adopt_spools, event_id
 
@@ -49,6 +49,7 @@ COLUMNS_MAX: Final = 4096
 
 _NUMBER_BYTES: Final = 8
 _WORD_BITS: Final = 64
+_EPOCHS_MAX: Final = 1 << 62
 _WORD_MAX: Final = (1 << _WORD_BITS) - 1
 
 
@@ -223,10 +224,9 @@ def record(
         epoch = standing.epoch + falls_behind
         event = layout.event(rows.values(), run=run, epoch=epoch, event_id=event_id(spool_id, first_row))
         begun = [TrainingEpochBegun(run=run, epoch=epoch, keeps_below=begins)] if falls_behind else []
+        expected = NO_STREAM if standing.stream_version < 0 else standing.stream_version
         try:
-            commit = base.append(
-                stream, [*begun, event], expected=standing.stream_version, durability=durability
-            )
+            commit = base.append(stream, [*begun, event], expected=expected, durability=durability)
         except ExpectedVersionError:
             continue
         except DuplicateEventError as duplicate:
@@ -254,7 +254,10 @@ def _iteration(row: bytes) -> int:
 
 def _since(log: EventLog, stream: str, standing: Standing, end: int | None) -> tuple[Standing, int | None]:
     """Where the epoch stands now, and the greatest iteration recorded in it since it was first looked at."""
-    version, ended = standing.stream_version, standing.ended
+    ended = standing.ended
+    actual = log.stream_version(stream)
+    # A log that was restored from a copy may be shorter than the spool's owner knew it.
+    version = min(standing.stream_version, -1 if actual is None else actual)
     for event in log.read_stream(stream, from_version=version + 1):
         version = event.stream_version
         match EVENT_TYPES.decode(event):
@@ -285,18 +288,22 @@ def _adopt(base: Base, spooled: SpooledRows) -> bool:
     except (msgspec.ValidationError, struct.error):
         return False
     fits = about.kind == KIND and layout.row_bytes == spooled.row_bytes
-    if not fits or spooled.stream != training_stream(about.run):
+    named_once = len(set(about.columns)) == len(about.columns)
+    counted = 0 <= about.epoch < _EPOCHS_MAX
+    if not fits or not named_once or not counted or spooled.stream != training_stream(about.run):
         return False
-    standing = Standing(about.epoch, about.stream_version)
-    record(
-        base,
-        about.run,
-        standing,
-        spooled.rows,
-        layout=layout,
-        spool_id=spooled.spool_id,
-        first_row=spooled.first_row,
-    )
+    try:
+        record(
+            base,
+            about.run,
+            Standing(about.epoch, about.stream_version),
+            spooled.rows,
+            layout=layout,
+            spool_id=spooled.spool_id,
+            first_row=spooled.first_row,
+        )
+    except InvalidEventError:
+        return False  # no logger has made it: there is no such event
     if spooled.flawed:
         logger.warning(
             "the spool of run %s, which a killed process left, holds something that is no whole row: it is "

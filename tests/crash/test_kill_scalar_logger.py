@@ -64,7 +64,7 @@ ADOPTING = [
 
 
 def started(code: str, *arguments: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
 
 

@@ -21,9 +21,10 @@ from dacapo_store import Base, FileStatsStore, TrainingIterationStats
 from dacapo_store import scalar_logger as scalar_logger_module
 from dacapo_store.history import TRAINING
 from dacapo_store.scalar_logger import ScalarLogger
+from dacapo_store.spooled_scalars import KIND, Layout
 from dacapo_store.stats_store import history_of
 from eventstore import ReadOnlyLogError, WriteRefusedError, files
-from eventstore.spool import left_over
+from eventstore.spool import Spool, left_over
 
 
 @pytest.fixture(autouse=True)
@@ -388,6 +389,45 @@ other.store_training_stats("run", [TrainingIterationStats(i, loss=2.0) for i in 
     )
     assert [row["loss"] for _, row in in_view(store)] == [2.0] * 3
     assert recorded(store) == [*range(10), 5, 6, 7, *range(10, 15)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kind": "something else"},
+        {"columns": ["loss", "loss"]},
+        {"columns": ["loss", "time", "rate"]},
+        {"run": "another"},
+        {"epoch": "first"},
+        {"epoch": 2**70},
+    ],
+)
+def test_a_spool_that_no_logger_made_is_left_alone(store: FileStatsStore, changed: dict[str, object]) -> None:
+    """It harms nobody: the base opens, and the run can be stored."""
+    about = {"kind": KIND, "run": "run", "epoch": 1, "stream_version": 0, "columns": ["loss", "time"]}
+    layout = Layout(["loss", "time"])
+    folder = store._base.path / "events"
+    spool = Spool.create(
+        folder, stream="training/run", about={**about, **changed}, row_bytes=layout.row_bytes
+    )
+    spool.put(0, layout.pack(0, 5, 1.0, 1.0, *layout.everything))
+    spool.close()
+    store.store_training_stats("run", [TrainingIterationStats(1, loss=2.0)])
+    assert iterations(store) == [1]
+    assert len(left_over(folder)) == 1
+
+
+def test_rows_are_adopted_by_a_log_that_was_restored_without_their_run(tmp_path: Path) -> None:
+    """The spool knows of events that an older copy of the log does not have."""
+    store = FileStatsStore(tmp_path / "stats")
+    store._base.close()
+    events = tmp_path / "events"
+    (segment,) = events.glob("*.arrows")
+    before = segment.read_bytes()
+    kill_while_logging(tmp_path, "for i in range(15): log.add(i, loss=i / 2)")
+    segment.write_bytes(before)
+    store = FileStatsStore(tmp_path / "stats")
+    assert in_view(store) == [(i, {"loss": i / 2}) for i in range(10, 15)]
 
 
 def test_an_exit_without_close_loses_nothing(tmp_path: Path) -> None:
