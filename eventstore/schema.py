@@ -36,6 +36,7 @@ _FIELDS = [
     pa.field("values", pa.list_(pa.float64())),
 ]
 COLUMNS = tuple(field.name for field in _FIELDS)
+_MANY = 8  # lists are read together, past Arrow, where that is cheaper than one by one
 _PLACES = {name: place for place, name in enumerate(COLUMNS)}
 
 
@@ -124,7 +125,7 @@ def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
         *(_column(batch, name).to_pylist() for name in ("position", "stream_version", "event_id")),
         clocks(batch),
         _column(batch, "schema_version").to_pylist(),
-        *(_utf8(_column(batch, name)) for name in ("stream", "type", "data", "metadata")),
+        *(_column(batch, name).to_pylist() for name in ("stream", "type", "data", "metadata")),
         *(_numbers(_column(batch, name)) for name in ("index", "values")),
     )
     for (
@@ -143,11 +144,11 @@ def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
         digest = log_format.content_digest(
             event_id=event_id,
             recorded_at=clock,
-            stream=stream,
-            event_type=kind,
+            stream=stream.encode(),
+            event_type=kind.encode(),
             schema_version=schema_version,
-            data=data,
-            metadata=metadata,
+            data=data.encode(),
+            metadata=metadata.encode(),
             index=index,
             values=values,
         )
@@ -185,41 +186,24 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     return batch.column(_PLACES[name])
 
 
-def _offsets(array: pa.Array) -> list[int]:
-    """Where each text or list of an array begins in its data, and the end of the last."""
-    start, count = 4 * array.offset, 4 * (len(array) + 1)
-    return memoryview(array.buffers()[1])[start : start + count].cast("i").tolist()
-
-
-def _utf8(texts: pa.StringArray) -> list[bytes]:
-    data = texts.buffers()[2]
-    if data is None:
-        return [b""] * len(texts)
-    view = memoryview(data)
-    return [bytes(view[start:end]) for start, end in pairwise(_offsets(texts))]
-
-
 def _items(lists: pa.ListArray) -> list[pa.Array | None]:
     """Each list's items, or None where there is no list."""
     if lists.null_count == len(lists):
         return [None] * len(lists)
-    values = lists.values
-    there = lists.is_valid().to_pylist()
-    return [
-        values.slice(start, end - start) if present else None
-        for (start, end), present in zip(pairwise(_offsets(lists)), there, strict=True)
-    ]
+    return [scalar.values for scalar in lists]
 
 
 def _numbers(lists: pa.ListArray) -> list[Numbers | None]:
     values = lists.values
-    if values.null_count or lists.null_count == len(lists) or values.buffers()[1] is None:
+    data = values.buffers()[1]
+    if len(lists) < _MANY or values.null_count or data is None:
         return [None if items is None else log_format.numbers_of(items) for items in _items(lists)]
-    view = memoryview(values.buffers()[1])[8 * values.offset :]
-    there = lists.is_valid().to_pylist()
+    first = 4 * lists.offset
+    offsets = memoryview(lists.buffers()[1])[first : first + 4 * (len(lists) + 1)].cast("i").tolist()
+    view = memoryview(data)[8 * values.offset :]
     return [
         Numbers(end - start, b"", bytes(view[8 * start : 8 * end])) if present else None
-        for (start, end), present in zip(pairwise(_offsets(lists)), there, strict=True)
+        for (start, end), present in zip(pairwise(offsets), lists.is_valid().to_pylist(), strict=True)
     ]
 
 
