@@ -18,7 +18,7 @@ from eventstore.encoding import EncodedEvent
 from eventstore.errors import InvalidEventError
 from eventstore.format import Numbers, numbers_of
 from eventstore.message import BatchMessage
-from eventstore.schema import COLUMNS, decoded_batch, envelope_schema
+from eventstore.schema import COLUMNS, content_digests, decoded_batch, envelope_schema
 
 SCHEMA = envelope_schema(bytes(range(16)))
 TYPES = {field.name: field.type for field in SCHEMA}
@@ -97,6 +97,15 @@ def test_another_arrow_reads_it_too(rows: list[Row]) -> None:
     assert frame["position"].to_list() == list(range(7, 7 + len(rows)))
     for name in ("stream", "type", "data", "metadata", "event_id", "stream_version", *_LISTS):
         assert frame[name].to_list() == [row[name] for row in rows]
+
+
+@given(st.lists(_ROWS, min_size=9, max_size=14), st.integers(0, 14))
+def test_digests_of_many_events_are_those_of_each(rows: list[Row], start: int) -> None:
+    """Read together or one by one, from a whole batch or a slice of it."""
+    batch = decoded_batch(message_of(rows, 0), SCHEMA, event_count=len(rows))
+    one_by_one = [next(content_digests(batch.slice(row, 1))) for row in range(len(rows))]
+    assert list(content_digests(batch)) == one_by_one
+    assert list(content_digests(batch.slice(start))) == one_by_one[start:]
 
 
 def test_a_commit_of_many_events_is_one_message() -> None:
