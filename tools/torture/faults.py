@@ -679,7 +679,7 @@ class _Locked:
         removal = Operation("remove_array", array.subject)
         notes = [Operation("note", "commit", number, count=500) for number in range(1000, 1020)]
         run, events = self.base / WRITER, self.base / "events"
-        self._do(*SCENARIO[:6], array)
+        self._do(*SCENARIO[:7], array)
         self._refused("a new segment", lambda: self._do(*notes), events)
         self._refused("opening anew", lambda: EventLog.open(events), *sorted(events.glob("*.arrows")))
         (events / "lock").rename(self.folder / "lock")
