@@ -8,8 +8,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 READY_DACAPO := .venv-dacapo/ready
+READY_BENCH := .venv-bench/ready
+READY_UPSTREAM := .venv-upstream/ready
 
-.PHONY: help setup test demo torture check lint types law docs compat format clean
+.PHONY: help setup test demo torture bench check lint types law docs compat format clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,10 @@ demo: $(READY)  ## Train three small networks on real images and look at the rec
 torture: $(READY)  ## Kill, cut off, break, feed rubbish, at length; figures and page: docs/reliability.md
 	@status=0; $(BIN)/python -m tools.torture --long --out docs/reliability-data.json || status=$$?; \
 		$(BIN)/python -m tools.torture.page; exit $$status
+
+bench: $(READY_BENCH) $(READY_UPSTREAM)  ## Measure side by side with the peers; docs/performance.md
+	@.venv-bench/bin/python -m tools.bench --out docs/performance-data.json
+	@.venv-bench/bin/python -m tools.bench.report docs/performance-data.json
 
 check: lint types law test  ## ruff, mypy, the import law, the tests
 
@@ -51,6 +57,13 @@ docs: $(READY)  ## Run the examples of README and docs
 compat: $(READY_DACAPO)  ## Run the stores' tests on the older versions that DaCapo runs on
 	@.venv-dacapo/bin/python -m pytest tests/dacapo_store tests/tools
 
+$(READY_BENCH): pyproject.toml constraints.txt constraints-bench.txt tools/set_up.sh
+	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-bench bench constraints.txt constraints-bench.txt
+
+$(READY_UPSTREAM): pyproject.toml constraints.txt constraints-upstream.txt tools/set_up.sh
+	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-upstream upstream constraints.txt constraints-upstream.txt \
+		dacapo-ml==0.3.5 cellmap-models==0.2.4
+
 $(READY_DACAPO): pyproject.toml constraints.txt constraints-dacapo.txt tools/set_up.sh
 	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-dacapo test,demo constraints.txt constraints-dacapo.txt
 
@@ -59,5 +72,5 @@ format: $(READY)  ## Let ruff format and mend what it can
 	@$(BIN)/ruff format .
 
 clean:  ## Remove the environments, caches and the demo's output
-	rm -rf .venv .venv-dacapo .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
+	rm -rf .venv .venv-dacapo .venv-bench .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Makes an environment: tools/set_up.sh FOLDER EXTRAS CONSTRAINTS [CONSTRAINTS THAT GO BEFORE THEM]
+# Makes an environment: tools/set_up.sh FOLDER EXTRAS CONSTRAINTS [CONSTRAINTS THAT GO BEFORE THEM [PACKAGE …]]
+#
+# Packages named at the end are installed without what they ask for.
 #
 # torch goes in first and alone, so that whichever build of it this machine is set up for is in place
 # before anything asks for it. What pip says is in FOLDER/set-up.log; its names and troubles are shown.
@@ -7,6 +9,7 @@ set -euo pipefail
 
 folder=$1 extras=$2 constraints=$3 preferred=${4:-/dev/null}
 python=${PYTHON:-python3}
+without_requirements=("${@:5}")
 
 briefly() {
     tee -a "$folder/set-up.log" | awk '
@@ -44,5 +47,6 @@ echo "  2/3 torch"
 install torch
 echo "  3/3 the other packages"
 install -e ".[$extras]"
+if ((${#without_requirements[@]})); then install --no-deps "${without_requirements[@]}"; fi
 touch "$folder/ready"
 echo "  ready"
