@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from dacapo_store.base import Base
+from dacapo_store.given_before import Given, GivenBefore, Objects
 from dacapo_store.history import TRAINING, VALIDATION, History, Kind, Rows, deleting, folded, storing
 from dacapo_store.names import run_name_of
 from dacapo_store.rows import Scalar, Scores, Structure, TrainingRows, ValidationRows
@@ -223,8 +226,7 @@ class FileStatsStore(StatsStore):
 
     def store_training_stats(self, run_name: Any, stats: Any) -> None:
         """Store the training stats of a run; see ``StatsStore``."""
-        run, given = run_name_of(run_name), _training_rows(as_training_stats(stats))
-        self._decide(TRAINING, run, lambda history: storing(TRAINING, run, history, given))
+        self._store(TRAINING, run_name_of(run_name), stats, "iteration_stats", _training_rows)
 
     def scalar_logger(
         self,
@@ -258,8 +260,8 @@ class FileStatsStore(StatsStore):
 
     def store_validation_iteration_scores(self, run_name: Any, scores: Any) -> None:
         """Store the validation scores of a run; see ``StatsStore``."""
-        run, given = run_name_of(run_name), _validation_rows(scores)
-        self._decide(VALIDATION, run, lambda history: storing(VALIDATION, run, history, given))
+        rows_of = partial(_validation_rows, names=tuple(map(tuple, score_names(scores))))
+        self._store(VALIDATION, run_name_of(run_name), scores, "scores", rows_of)
 
     def retrieve_validation_iteration_scores(
         self,
@@ -300,8 +302,68 @@ class FileStatsStore(StatsStore):
             table[name] = self._base.query(_SCALAR, {**as_of, "name": name}).fetchnumpy()["value"]
         return table
 
-    def _decide(self, kind: Kind[R], run: str, decision: Callable[[History[R]], list[Event]]) -> None:
-        """Append what is decided on the run's history, and decide anew if that has moved on."""
+    def _store(
+        self, kind: Kind[R], run: str, given: Any, attribute: str, rows_of: Callable[[Any], R]
+    ) -> None:
+        """Store what an object holds, or only what is behind the rows that it held before."""
+        held = getattr(given, attribute, None)
+        if not isinstance(held, list):
+            rows = rows_of(given)
+            self._decide(kind, run, lambda history: storing(kind, run, history, rows))
+            return
+        # A copy: a thread may append to the list, and only what was stored counts as given.
+        objects = tuple(held)
+        before = _given_before.find(given, _key_of(self._base, kind, run))
+        stored = before and self._stored_behind(kind, run, before, objects, rows_of)
+        stored = stored or self._stored_whole(kind, run, objects, rows_of)
+        if stored is not None:
+            _given_before.put(given, stored)
+
+    def _stored_behind(
+        self, kind: Kind[R], run: str, before: Given, objects: Objects, rows_of: Callable[[Any], R]
+    ) -> Given | None:
+        """Store the rows behind those that were given before; None when all must be looked at.
+
+        By the rule everything in view stays when what is new begins where the rows before began, or
+        behind that: then the outcome is what is in view and the new rows.
+        """
+        log, stream = self._base.log, kind.stream(run)
+        if kind is TRAINING:
+            self._base.settle(stream)
+        if not before.grown(objects) or log.stream_version(stream) != before.events - 1:
+            return None
+        rows = rows_of(objects[len(before.objects) :])
+        if not len(rows):
+            log.sync()
+            return before
+        if rows.iterations.min() < before.begins:
+            return None
+        events = rows.recorded(run, before.epoch)
+        try:
+            self._base.append(stream, events, expected=before.events - 1)
+        except ExpectedVersionError:
+            return None
+        return replace(before, objects=objects, events=before.events + len(events))
+
+    def _stored_whole(
+        self, kind: Kind[R], run: str, objects: Objects, rows_of: Callable[[Any], R]
+    ) -> Given | None:
+        """Store all rows; None when there are none, or when others have written behind them already."""
+        rows = rows_of(objects)
+        after = self._decide(kind, run, lambda history: storing(kind, run, history, rows))
+        if after is None or not len(rows):
+            return None
+        begins = int(rows.iterations.min())
+        return Given(_key_of(self._base, kind, run), objects, begins, after.epoch, after.events)
+
+    def _decide(
+        self, kind: Kind[R], run: str, decision: Callable[[History[R]], list[Event]]
+    ) -> History[R] | None:
+        """Append what is decided on the run's history, and decide anew if that has moved on.
+
+        Returns:
+            The history as it is afterwards, or None when others have written behind it already.
+        """
         if kind is TRAINING:
             self._base.settle(kind.stream(run))
         while True:
@@ -309,26 +371,31 @@ class FileStatsStore(StatsStore):
             events = decision(history)
             if not events:
                 self._base.log.sync()
-                return
+                return history
             expected = history.events - 1 if history.events else NO_STREAM
             try:
                 self._base.append(kind.stream(run), events, expected=expected)
             except ExpectedVersionError:
                 continue
-            return
+            after = history_of(self._base, kind, run)
+            return after if after.events == history.events + len(events) else None
 
 
 def history_of(base: Base, kind: Kind[R], run: str) -> History[R]:
     """The run's history as of now; only what came since the last call is read."""
     log, stream = base.log, kind.stream(run)
-    # The path as well: a copy of a base has the log id of the original.
-    key = (base.path, log.log_id, stream)
+    key = _key_of(base, kind, run)
     known: History[R] = _recent.get(key) or kind.unwritten()
     if known.events > (log.stream_version(stream) or 0) + 1:
         known = kind.unwritten()
     history = folded(known, log.read_stream(stream, from_version=known.events))
     _recent.put(key, history)
     return history
+
+
+def _key_of(base: Base, kind: Kind[R], run: str) -> _Key:
+    # The path as well: a copy of a base has the log id of the original.
+    return base.path, base.log.log_id, kind.stream(run)
 
 
 _Key = tuple[Path, bytes, str]
@@ -353,17 +420,18 @@ class _RecentFolds:
 
 
 _recent = _RecentFolds()
+_given_before = GivenBefore()
 
 
-def _training_rows(stats: TrainingStats) -> TrainingRows:
+def _training_rows(given: Any) -> TrainingRows:
+    stats = as_training_stats(given)
     return TrainingRows(
         stats.iterations,
         {name: Scalar.of(stats.column(name), stats.present(name)) for name in stats.columns},
     )
 
 
-def _validation_rows(scores: Any) -> ValidationRows:
-    names = tuple(tuple(part) for part in score_names(scores))
+def _validation_rows(scores: Any, names: tuple[tuple[str, ...], ...]) -> ValidationRows:
     rows = getattr(scores, "scores", scores)
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes):
         raise TypeError(f"expected validation scores or a list of iteration scores, not {describe(scores)}")
