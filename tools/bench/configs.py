@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +27,18 @@ def run_configs_stored(size: Size) -> Section:
         "B7", f"{count:,} run configs of 12 kB: store, retrieve each, list names, filter by task"
     )
     theirs: dict[str, Any] = {"absent": DacapoFiles.absent(), "python": DacapoFiles.python}
+    turn = store_and_retrieve
     section.rows = side_by_side(
         [
-            Contestant(GIVEN_DACAPO, store_and_retrieve, (DacapoStore, count), **theirs),
-            Contestant(GIVEN_STAND_INS, store_and_retrieve, (DacapoStore, count)),
-            Contestant(DacapoFiles.name, store_and_retrieve, (DacapoFiles, count), rounds_max=1, **theirs),
+            Contestant(GIVEN_DACAPO, turn, (DacapoStore, run_configs.dacapo_classes, count), **theirs),
+            Contestant(GIVEN_STAND_INS, turn, (DacapoStore, run_configs.stand_ins, count)),
+            Contestant(
+                DacapoFiles.name,
+                turn,
+                (DacapoFiles, run_configs.dacapo_classes, count),
+                rounds_max=1,
+                **theirs,
+            ),
         ],
         rounds=size.pick(full=3, quick=2, tiny=1),
     )
@@ -52,10 +60,10 @@ def run_configs_stored(size: Size) -> Section:
     return section
 
 
-def store_and_retrieve(folder: Path, peer: type[Peer], count: int) -> Figures:
+def store_and_retrieve(folder: Path, peer: type[Peer], classes_of: Callable[[], Any], count: int) -> Figures:
     """Store all, retrieve each in a store that is made anew, and look at the names."""
     with quiet_dacapo():
-        classes = _classes(peer)
+        classes = classes_of()
         configs = [run_configs.run_config(classes, number) for number in range(count)]
         store = peer(folder).config_store()
         with metered() as storing:
@@ -77,15 +85,6 @@ def store_and_retrieve(folder: Path, peer: type[Peer], count: int) -> Figures:
     if peer is DacapoStore:
         figures |= _ours_only(store, configs)
     return figures
-
-
-def _classes(peer: type[Peer]) -> Any:
-    """DaCapo's classes where they are there."""
-    import importlib.util
-
-    if peer is DacapoFiles or importlib.util.find_spec("dacapo"):
-        return run_configs.dacapo_classes()
-    return run_configs.stand_ins()
 
 
 def _ours_only(store: Any, configs: list[Any]) -> Figures:

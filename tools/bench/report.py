@@ -100,7 +100,9 @@ def _reach(goal: Goal) -> str:
 
 
 def _measured(goal: Goal) -> str:
-    return goal.why_not or "not measured" if goal.value is None else f"**{number(goal.value)}** {goal.unit}"
+    if goal.value is None:
+        return goal.why_not or "not measured"
+    return f"**{number(goal.value)}** {goal.unit}"
 
 
 def _verdict(goal: Goal) -> str:
