@@ -54,6 +54,7 @@ from eventstore.model import (
 )
 from eventstore.schema import (
     clocks,
+    content_digests,
     envelope_schema,
     recorded_events,
 )
@@ -334,6 +335,25 @@ class EventLog:
         """The 32-byte hash that vouches for every event below ``next_position``."""
         self._catch_up()
         return self._chain
+
+    def chain_at(self, position: int) -> bytes:
+        """The 32-byte hash that vouches for every event below ``position``.
+
+        Raises:
+            ValueError: The log has no such position yet.
+        """
+        if not 0 <= position <= self.next_position:
+            raise ValueError(f"the log has positions 0 to {self._next_position}, and not {position}")
+        if position == 0:
+            return log_format.first_chain(self.log_id)
+        stored = next(self._adapter().read(position - 1, position))
+        if stored.next_position == position:
+            return stored.chain
+        # Several commits were merged into this batch: the chain goes from the value in front of it.
+        chain = self.chain_at(stored.first_position)
+        for each, version, content in content_digests(_part(stored, 0, position)):
+            chain = log_format.next_chain(chain, position=each, stream_version=version, content=content)
+        return chain
 
     def stream_version(self, stream: str) -> int | None:
         """The version of the stream's last event, or None when the stream does not exist."""
