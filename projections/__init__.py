@@ -1,7 +1,8 @@
 """DuckDB views of the log: the present, the past, and SQL over both.
 
-``ReadModels`` folds the events into append-only tables, held in memory, and answers queries that are
-never behind the log. Everything here is derived and may be built again at any time.
+``ReadModels`` folds the events into append-only tables and answers queries that are never behind the
+log; ``publish_snapshot`` puts the older rows into a file that all processes share. Everything here is
+derived and may be built again at any time.
 """
 
 from projections.errors import (
@@ -11,16 +12,22 @@ from projections.errors import (
     ReadModelsClosedError,
     ReadModelStoppedError,
 )
+from projections.event_source import EventSource
 from projections.projection import Projection, Step, Table, View
+from projections.publishing import PublishedSnapshot, publish_snapshot
 from projections.query_result import QueryResult
-from projections.read_models import PROJECTIONS, EventSource, ReadModels
+from projections.read_models import PROJECTIONS, ReadModels
+from projections.snapshot import ANYTHING_NEW, TAIL_LIMIT, TailLimit
 
 __all__ = [
+    "ANYTHING_NEW",
     "PROJECTIONS",
+    "TAIL_LIMIT",
     "CatchUpError",
     "EventSource",
     "Projection",
     "ProjectionError",
+    "PublishedSnapshot",
     "QueryRefusedError",
     "QueryResult",
     "ReadModelStoppedError",
@@ -28,5 +35,7 @@ __all__ = [
     "ReadModelsClosedError",
     "Step",
     "Table",
+    "TailLimit",
     "View",
+    "publish_snapshot",
 ]

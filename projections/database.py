@@ -35,15 +35,16 @@ class Database:
     Args:
         threads: How many threads a statement may use.
         memory_limit: How much memory DuckDB may use, e.g. ``"1GB"``, before it turns to the disk.
+        temporary: The folder for what does not fit into memory; one below the system's by default.
     """
 
-    def __init__(self, *, threads: int, memory_limit: str) -> None:
+    def __init__(self, *, threads: int, memory_limit: str, temporary: Path | None = None) -> None:
         self._connection = duckdb.connect(
             ":memory:",
             config={
                 "threads": threads,
                 "memory_limit": memory_limit,
-                "temp_directory": str(Path(tempfile.gettempdir(), f"projections-{uuid.uuid4().hex}")),
+                "temp_directory": str(temporary or _new_temporary()),
                 "python_enable_replacements": False,
                 "autoinstall_known_extensions": False,
             },
@@ -79,9 +80,22 @@ class Database:
         _connections.add(cursor)
         return cursor
 
+    def attach(self, path: Path, catalog: str) -> None:
+        """Add a DuckDB file under this name, read-only."""
+        place = str(path).replace("'", "''")
+        self._connection.execute(f"ATTACH '{place}' AS {catalog} (READ_ONLY)")
+
+    def detach(self, catalog: str) -> None:
+        """Let go of a file."""
+        self._connection.execute(f"DETACH {catalog}")
+
     def close(self) -> None:
         """Close it and its cursors: the memory is freed, and results not yet read are gone."""
         self._connection.close()
+
+
+def _new_temporary() -> Path:
+    return Path(tempfile.gettempdir(), f"projections-{uuid.uuid4().hex}")
 
 
 def _keep_inherited_connections() -> None:

@@ -4,8 +4,8 @@ A projection is a pure function from events to rows, written in SQL over whole b
 schemas keep it apart from where the rows happen to lie:
 
 - ``tail.<table>`` is where the rows of newly applied events go; only INSERT touches it.
-- ``history.<table>`` is every row there is. Views, and steps that must know earlier rows, read it
-  and nothing else, so that a snapshot file may hold the older part of it.
+- ``history.<table>`` is every row there is: the tail's and those of the snapshot file that it goes on
+  from, if there is one. Views, and steps that must know earlier rows, read it and nothing else.
 - ``main`` holds what people use: for each view ``x`` the view itself and the macro ``x_at(as_of)``.
 
 Each row carries the position of the event that made it. What ends a row's life is a row as well, so
@@ -34,11 +34,24 @@ class Table:
         name: Its name within ``tail`` and ``history``.
         columns: The SQL type of each column, with ``NOT NULL`` where an absence is a malformed event.
         key: The columns that tell its rows apart; rows in this order make up the digest.
+        sorted_by: The columns by which a snapshot file sorts its rows, so that what is read together
+            lies together; none for the order of ``key``.
     """
 
     name: str
     columns: Mapping[str, str]
     key: tuple[str, ...] = ("position",)
+    sorted_by: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """How a snapshot file sorts the rows."""
+        return self.sorted_by or self.key
+
+    def definition(self, schema: str) -> str:
+        """The DDL of the table in a schema."""
+        columns = ", ".join(f'"{name}" {sql_type}' for name, sql_type in self.columns.items())
+        return f"CREATE TABLE {schema}.{self.name} ({columns})"
 
 
 @dataclass(frozen=True)
@@ -113,9 +126,17 @@ class Projection:
             if step.concerns(event_types):
                 connection.execute(step.statement)
 
-    def table_definitions(self) -> list[str]:
-        """The DDL of the tables, and of the whole history of each."""
-        return [text for table in self.tables for text in _table_definition(table)]
+    def table_definitions(self, snapshot: str | None) -> list[str]:
+        """The DDL of the tables, and of the whole history of each.
+
+        Args:
+            snapshot: The catalog under which a snapshot file is attached, or None where none is.
+        """
+        return [text for table in self.tables for text in _table_definition(table, snapshot)]
+
+    def snapshot_definitions(self) -> list[str]:
+        """The DDL of the tables of a snapshot file, whose history is all that it holds."""
+        return [table.definition("history") for table in self.tables]
 
     def view_definitions(self) -> list[str]:
         """The DDL of the views and macros."""
@@ -147,12 +168,11 @@ def fields(event_type: str, structure: str, *, extra: str = "") -> str:
         FROM batch WHERE type = '{event_type}' AND schema_version = 1"""
 
 
-def _table_definition(table: Table) -> list[str]:
-    columns = ", ".join(f'"{name}" {sql_type}' for name, sql_type in table.columns.items())
+def _table_definition(table: Table, snapshot: str | None) -> list[str]:
+    older = "" if snapshot is None else f"FROM {snapshot}.history.{table.name} UNION ALL "
     return [
-        f"CREATE TABLE tail.{table.name} ({columns})",
-        # A snapshot's rows join in here, and nowhere else: UNION ALL of its table and the tail's.
-        f"CREATE VIEW history.{table.name} AS FROM tail.{table.name}",
+        table.definition("tail"),
+        f"CREATE VIEW history.{table.name} AS {older}FROM tail.{table.name}",
     ]
 
 

@@ -1,106 +1,87 @@
 """The read models of one log: catching up with it, and answering queries.
 
-1. A query asks the log for its next position. If the read models stand there, it runs.
-2. Otherwise one thread reads all that is new, as Arrow, and registers it once as ``batch``.
-3. Every read model that the events concern folds it with its SQL, and the checkpoints advance, in one
-   DuckDB transaction: a crash or an error leaves all of it or nothing.
-4. If that fails, each read model folds alone, in a transaction of its own. One that fails again is
-   brought up to the very event that it cannot fold, and stops there; the others go on.
-5. The query runs on a cursor of its own, while others run on theirs.
+A query asks the log for its next position. If the read models stand there, it runs; otherwise one
+thread applies all that is new first (see ``content``). It runs on a cursor of its own, while others
+run on theirs. So a query sees every commit that was acknowledged before it began, and how the events
+came, one by one or a million at once, shows nowhere.
 
-So a query sees every commit that was acknowledged before it began, and how the events came, one by
-one or a million at once, shows nowhere. All of it is derived: nothing is ever written but in memory.
+Where there is a folder of snapshot files, the newest usable one holds the older rows, and only the
+events behind it are read. A process that has read many since then moves to a newer file, if there is
+one, and otherwise says that one would be welcome. A file that turns out to be damaged is given up:
+the query runs again on an older one, or on the log alone.
+
+All of it is derived: nothing is ever written but in memory.
 """
 
-# ruff: noqa: S608 - the SQL is put together from constants of this package, never from input
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from projections.arrays import ARRAYS
 from projections.configs import CONFIGS
+from projections.content import ENVIRONMENT_ERRORS, Content
 from projections.database import Database
-from projections.errors import (
-    CatchUpError,
-    QueryRefusedError,
-    ReadModelsClosedError,
-    ReadModelStoppedError,
-)
+from projections.digest import digest
+from projections.errors import CatchUpError, ReadModelsClosedError, ReadModelStoppedError
+from projections.event_source import EventSource
 from projections.events import EVENTS
-from projections.projection import Projection, Table
-from projections.query_result import Parameters, QueryResult, run_to_arrow
+from projections.projection import Projection
+from projections.query_result import Parameters, Query, QueryResult
+from projections.snapshot import TAIL_LIMIT, Snapshots, TailLimit
 from projections.training_stats import TRAINING_STATS
 from projections.validation_scores import VALIDATION_SCORES
 from projections.weights import WEIGHTS
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 PROJECTIONS = (EVENTS, CONFIGS, TRAINING_STATS, VALIDATION_SCORES, WEIGHTS, ARRAYS)
 
-_BATCH_BYTES_MAX = 256 * 1024 * 1024
-_DIGEST_ROWS = 65536
-
-# Errors that say nothing about the events: memory, disk, an interrupted or broken DuckDB.
-_ENVIRONMENT_ERRORS = (
-    duckdb.OperationalError,
-    duckdb.InterruptException,
-    duckdb.InternalError,
-    duckdb.FatalException,
-    MemoryError,
-)
-
-
-class EventSource(Protocol):
-    """What the read models need of a log."""
-
-    @property
-    def next_position(self) -> int:
-        """The position that the next event will get, with every commit acknowledged so far below it."""
-
-    def read_batches(self, from_position: int) -> Iterable[pa.RecordBatch]:
-        """All events from a position on, in order and without gaps, in the envelope's columns."""
+T = TypeVar("T")
 
 
 @dataclass
 class _State:
-    """What one process holds: made on first use, and again in each forked child."""
+    """What one process holds: made on first use, and again in each forked child.
+
+    Attributes:
+        minded_bytes: How long the tail was when it was last found too long.
+    """
 
     pid: int = field(default_factory=os.getpid)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    database: Database | None = None
-    position: int = 0
-    stopped: dict[str, ReadModelStoppedError] = field(default_factory=dict)
+    content: Content | None = None
+    minded_bytes: int = 0
     closed: bool = False
-
-    def begin_again(self) -> None:
-        """Forget everything applied; in place, for other threads may wait for the lock."""
-        self.database = None
-        self.position = 0
-        self.stopped.clear()
 
 
 class ReadModels:
     """DuckDB views of a log that are never behind it.
 
     Any number of threads may query at once. A forked child that goes on using an inherited object
-    silently gets a database of its own, built again from the log.
+    silently gets a database of its own, made anew.
 
-    DuckDB is opened, and the history read, at the first query. Memory holds every row there is, so
-    what exceeds ``memory_limit`` is kept in a temporary folder until ``close``.
+    DuckDB is opened, and the history read, at the first query. Memory holds every row that no snapshot
+    file does, so what exceeds ``memory_limit`` is kept in a temporary folder until ``close``.
 
     Args:
-        log: The log to follow: anything with ``next_position`` and ``read_batches(from_position)``.
+        log: The log to follow.
         threads: How many threads one query may use.
         memory_limit: DuckDB's limit, e.g. ``"1GB"``.
         projections: The read models; one that builds on another's views stands behind it.
+        snapshots: The folder of the log's snapshot files, which need not exist; None for the log alone.
+        tail_limit: How many events may be kept in memory before a newer snapshot would be welcome.
+        tail_too_long: Called, without any lock, when there are more and no newer snapshot.
+        temporary: The temporary folder; DuckDB makes it. One below the system's by default.
 
     Example:
         >>> views = ReadModels(log)
@@ -114,11 +95,19 @@ class ReadModels:
         threads: int = 2,
         memory_limit: str = "1GB",
         projections: Sequence[Projection] = PROJECTIONS,
+        snapshots: Path | None = None,
+        tail_limit: TailLimit = TAIL_LIMIT,
+        tail_too_long: Callable[[], None] | None = None,
+        temporary: Path | None = None,
     ) -> None:
         self._log = log
         self._threads = threads
         self._memory_limit = memory_limit
+        self._temporary = temporary
         self._projections = tuple(projections)
+        self._snapshots = None if snapshots is None else Snapshots(snapshots, log, self._projections)
+        self._tail_limit = tail_limit
+        self._tail_too_long = tail_too_long
         self._inherited: list[_State] = []
         self._state = _State()
         _instances.add(self)
@@ -126,12 +115,22 @@ class ReadModels:
     @property
     def position(self) -> int:
         """How many events have been applied; 0 before the first query."""
-        return self._own_state().position
+        content = self._own_state().content
+        return 0 if content is None else content.position
 
     @property
     def stopped(self) -> Mapping[str, ReadModelStoppedError]:
         """The read models that met an event they cannot fold, by name, with the error that says which."""
-        return dict(self._own_state().stopped)
+        content = self._own_state().content
+        return {} if content is None else dict(content.stopped)
+
+    @property
+    def tail_is_too_long(self) -> bool:
+        """Whether more events are in memory than ``tail_limit`` allows, so that a snapshot is welcome."""
+        content = self._own_state().content
+        return content is not None and self._tail_limit.is_exceeded(
+            tail_bytes=content.tail_bytes, snapshot_bytes=content.snapshot_bytes
+        )
 
     def catch_up(self) -> int:
         """Apply every event that was committed before this call, all of them in one batch.
@@ -171,9 +170,7 @@ class ReadModels:
         Example:
             >>> views.query("SELECT * FROM best_weights_at(?) WHERE run = ?", [4711, "run_7"]).fetchall()
         """
-        state = self._caught_up()
-        database = _database(state)
-        return QueryResult(database, _one_select(database, sql), parameters, self._stopped_views(state))
+        return QueryResult(self, Query(sql, parameters))
 
     def arrow(self, sql: str, parameters: Parameters | None = None) -> pa.Table:
         """Run one SELECT as ``query`` does, straight into an Arrow table: the fast way to many rows.
@@ -189,9 +186,7 @@ class ReadModels:
             CatchUpError: As for ``catch_up``.
             ReadModelsClosedError: As for ``catch_up``.
         """
-        state = self._caught_up()
-        database = _database(state)
-        return run_to_arrow(database, _one_select(database, sql), parameters, self._stopped_views(state))
+        return self.answer(Query(sql, parameters).arrow)
 
     def digests(self) -> dict[str, str]:
         """A SHA-256 over the rows of each read model, in order: equal content, equal digest.
@@ -202,18 +197,37 @@ class ReadModels:
             CatchUpError: As for ``catch_up``.
             ReadModelsClosedError: As for ``catch_up``.
         """
-        cursor = _database(self._caught_up()).cursor()
-        cursor.begin()  # one state for all tables, whatever other threads apply meanwhile
-        return {projection.name: _digest(cursor, projection) for projection in self._projections}
+        return self.answer(self._digests)
+
+    def answer(self, ask: Callable[[Content], T]) -> T:
+        """Ask the caught up read models something, and again where a damaged snapshot was in the way."""
+        while True:
+            content = self._caught_up()
+            try:
+                return ask(content)
+            except duckdb.Error as error:
+                if not self.gave_up(content, error):
+                    raise
+
+    def gave_up(self, content: Content, error: duckdb.Error) -> bool:
+        """Whether an error lies in the snapshot of this content; if so, it is not used any more."""
+        if not content.is_damaged(error):
+            return False
+        self._distrust(content, error)
+        state = self._own_state()
+        with state.lock:
+            if state.content is content:
+                state.content = None
+        return True
 
     def close(self) -> None:
         """Free DuckDB's memory and its temporary folder; what results still hold is gone with them."""
         state = self._own_state()
         with state.lock:
             state.closed = True
-            if state.database is not None:
-                state.database.close()
-                state.database = None
+            if state.content is not None:
+                state.content.database.close()
+                state.content = None
 
     def _own_state(self) -> _State:
         # The hook below has replaced the state already, unless the fork happened outside Python.
@@ -225,61 +239,83 @@ class ReadModels:
         self._inherited.append(self._state)  # what is no longer referred to would be destroyed
         self._state = _State(closed=self._state.closed)
 
-    def _caught_up(self) -> _State:
+    def _caught_up(self) -> Content:
         state = self._own_state()
         next_position = self._log.next_position
-        if state.database is None or state.position < next_position:
+        content = state.content
+        if content is None or content.position < next_position:
             with state.lock:
                 _refuse_closed(state)
-                self._advance(state)
-        return state
+                content = self._advanced(state)
+            self._mind_tail(state)
+        _refuse_closed(state)
+        return content
 
-    def _stopped_views(self, state: _State) -> dict[str, ReadModelStoppedError]:
-        return {
-            name: state.stopped[projection.name]
-            for projection in self._projections
-            if projection.name in state.stopped
-            for view in projection.views
-            for name in (view.name, f"{view.name}_at")
-        }
+    def _advanced(self, state: _State) -> Content:
+        while True:
+            # What fails half way is derived: rather than to find out how far it came, begin again.
+            content, state.content = state.content, None
+            try:
+                content = content or self._opened()
+                content.follow(self._log)
+            except BaseException as error:
+                if content is not None and content.is_damaged(error):
+                    self._distrust(content, error)
+                    continue
+                if isinstance(error, ENVIRONMENT_ERRORS):
+                    raise _not_caught_up(error) from error
+                raise
+            state.content = content
+            return content
 
-    def _advance(self, state: _State) -> None:
-        try:
-            if state.database is None:
-                state.database = self._open()
-            for batch in _large_batches(self._log.read_batches(state.position)):
-                end = _end_of(batch, expected_start=state.position)
-                self._apply(state, state.database, batch)
-                state.position = end
-        except BaseException as error:
-            # An interruption (Ctrl-C, no memory) may fall between any two of these lines. What the
-            # database holds is derived: rather than to find out how far it came, begin again.
-            state.begin_again()
-            if isinstance(error, _ENVIRONMENT_ERRORS):
-                raise _not_caught_up(error) from error
-            raise
+    def _opened(self, *, above: int = 0) -> Content:
+        database = Database(threads=self._threads, memory_limit=self._memory_limit, temporary=self._temporary)
+        snapshot = None
+        if self._snapshots is not None:
+            snapshot = self._snapshots.attach_newest(database, above=above)
+        return Content(database, self._projections, snapshot)
 
-    def _open(self) -> Database:
-        database = Database(threads=self._threads, memory_limit=self._memory_limit)
-        with database.transaction() as connection:
-            connection.execute("CREATE TABLE tail.checkpoints (read_model VARCHAR, position UBIGINT)")
-            for projection in self._projections:
-                connection.execute("INSERT INTO tail.checkpoints VALUES (?, 0)", [projection.name])
-                connection.execute(";".join(projection.table_definitions() + projection.view_definitions()))
-        return database
+    def _mind_tail(self, state: _State) -> None:
+        """Where the tail has become too long, go on from a newer snapshot, or say that there is none."""
+        content = state.content
+        if self._snapshots is None or content is None:
+            return
+        # What was found too long before must have grown as much again: nobody is told twice.
+        tail_bytes = content.tail_bytes - state.minded_bytes
+        snapshot_bytes = content.snapshot_bytes + state.minded_bytes
+        if not self._tail_limit.is_exceeded(tail_bytes=tail_bytes, snapshot_bytes=snapshot_bytes):
+            return
+        if self._moved(state, content):
+            state.minded_bytes = 0
+            return
+        state.minded_bytes = content.tail_bytes
+        if self._tail_too_long is not None:
+            self._tail_too_long()
 
-    def _apply(self, state: _State, database: Database, batch: pa.Table) -> None:
-        going = [projection for projection in self._projections if projection.name not in state.stopped]
-        try:
-            _fold(database, going, batch)
-        except _ENVIRONMENT_ERRORS:
-            raise
-        except Exception:  # noqa: BLE001 - whichever read model it was, and why, is found out one by one
-            for projection in going:
-                stopped = _fold_alone(database, projection, batch)
-                if stopped is not None:
-                    state.stopped[projection.name] = stopped
-                    _take_views_away(database, projection)
+    def _moved(self, state: _State, content: Content) -> bool:
+        """Put a content with a newer snapshot in the place of this one, if there is such a file."""
+        assert self._snapshots is not None
+        above = 0 if content.snapshot is None else content.snapshot.position
+        if next(self._snapshots.usable_names(above=above), None) is None:
+            return False
+        # What goes wrong here is met again, and told, by whoever needs this content.
+        with contextlib.suppress(duckdb.Error, MemoryError, CatchUpError), state.lock:
+            newer = self._opened(above=above)
+            if newer.snapshot is not None and state.content is content and not state.closed:
+                newer.follow(self._log)
+                state.content = newer
+                return True
+        return False
+
+    def _distrust(self, content: Content, error: BaseException) -> None:
+        assert self._snapshots is not None
+        assert content.snapshot is not None
+        self._snapshots.distrust(content.snapshot, error)
+
+    def _digests(self, content: Content) -> dict[str, str]:
+        cursor = content.database.cursor()
+        cursor.begin()  # one state for all tables, whatever other threads apply meanwhile
+        return {projection.name: digest(cursor, projection) for projection in self._projections}
 
 
 _instances: weakref.WeakSet[ReadModels] = weakref.WeakSet()
@@ -294,104 +330,9 @@ def _forget_parents() -> None:
 os.register_at_fork(after_in_child=_forget_parents)
 
 
-def _database(state: _State) -> Database:
-    _refuse_closed(state)
-    database = state.database
-    if database is None:
-        raise CatchUpError("Another thread failed to catch up with the log at this moment: query again.")
-    return database
-
-
 def _refuse_closed(state: _State) -> None:
     if state.closed:
         raise ReadModelsClosedError("These read models were closed: make new ones with ReadModels(log).")
-
-
-def _large_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """All batches as one table, or as a few when a long history would not fit into memory twice."""
-    waiting: list[pa.RecordBatch] = []
-    waiting_bytes = 0
-    for batch in batches:
-        if batch.num_rows == 0:
-            continue
-        waiting.append(batch)
-        waiting_bytes += batch.nbytes
-        if waiting_bytes >= _BATCH_BYTES_MAX:
-            yield pa.Table.from_batches(waiting)
-            waiting, waiting_bytes = [], 0
-    if waiting:
-        yield pa.Table.from_batches(waiting)
-
-
-def _end_of(batch: pa.Table, *, expected_start: int) -> int:
-    """The position behind a batch, once it is certain that no event was skipped or repeated."""
-    start, last = batch["position"][0].as_py(), batch["position"][-1].as_py()
-    end = expected_start + int(batch.num_rows)
-    if (start, last) != (expected_start, end - 1):
-        raise CatchUpError(
-            f"The log gave the positions {start} to {last} where {expected_start} to {end - 1} were due; "
-            "nothing of them was applied. Verify the log.",
-            expected=expected_start,
-            actual=start,
-        )
-    return end
-
-
-def _fold(database: Database, projections: Sequence[Projection], batch: pa.Table) -> None:
-    """Apply a batch to several read models, and advance their checkpoints, in one transaction."""
-    event_types = frozenset(pc.unique(batch["type"]).to_pylist())
-    names = [projection.name for projection in projections]
-    with database.batch(batch), database.transaction() as connection:
-        for projection in projections:
-            projection.apply(connection, event_types)
-        connection.execute(
-            "UPDATE tail.checkpoints SET position = ? WHERE list_contains(?, read_model)",
-            [batch["position"][-1].as_py() + 1, names],
-        )
-
-
-def _fold_alone(database: Database, projection: Projection, batch: pa.Table) -> ReadModelStoppedError | None:
-    """Apply a batch to one read model, up to the first event that it cannot fold.
-
-    A slice fails if and only if it holds such an event, so halving finds the first one, and every
-    slice before it can be kept.
-    """
-    done, failing = 0, int(batch.num_rows) + 1
-    size = failing - 1
-    cause: Exception | None = None
-    while size > 0:
-        try:
-            _fold(database, [projection], batch.slice(done, size))
-            done += size
-        except _ENVIRONMENT_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001 - any exception stops this read model, and is told
-            failing, cause = done + size, error
-        size = (failing - done) // 2
-    if cause is None:
-        return None
-    return _stopped_error(projection, batch.slice(done, 1), cause)
-
-
-def _stopped_error(projection: Projection, event: pa.Table, cause: Exception) -> ReadModelStoppedError:
-    position, event_type, stream = (event[column][0].as_py() for column in ("position", "type", "stream"))
-    error = ReadModelStoppedError(
-        f"The read model {projection.name!r} stopped at position {position}, an event {event_type!r} "
-        f"of stream {stream!r} that it cannot read ({cause}). Its views are gone until the program is mended "
-        "or upgraded and the base opened again; the view 'events' shows the event.",
-        read_model=projection.name,
-        position=position,
-        cause=str(cause),
-    )
-    error.__cause__ = cause
-    return error
-
-
-def _take_views_away(database: Database, projection: Projection) -> None:
-    # Without them no query can be answered with half the truth, whatever its shape: DuckDB cannot
-    # even bind it, and the error is told as the read model's.
-    with database.transaction() as connection:
-        connection.execute(";".join(projection.view_removals()))
 
 
 def _not_caught_up(error: BaseException) -> CatchUpError:
@@ -400,41 +341,3 @@ def _not_caught_up(error: BaseException) -> CatchUpError:
         "Give ReadModels a greater memory_limit or make room in the temporary folder; the next query "
         "begins again."
     )
-
-
-def _one_select(database: Database, sql: str) -> duckdb.Statement:
-    statements = database.cursor().extract_statements(sql)
-    kinds = [statement.type.name for statement in statements]
-    if kinds != ["SELECT"]:
-        raise QueryRefusedError(
-            f"Expected one SELECT statement, got {' and '.join(kinds) or 'an empty text'}. The views are "
-            "derived from the log and cannot be changed; results leave through fetchall, arrow or df.",
-            kinds=kinds,
-        )
-    return statements[0]
-
-
-def _digest(cursor: duckdb.DuckDBPyConnection, projection: Projection) -> str:
-    digest = hashlib.sha256()
-    for table in projection.tables:
-        digest.update(f"{table.name}\n".encode())
-        cursor.execute(_lines(table))
-        while rows := cursor.fetchmany(_DIGEST_ROWS):
-            digest.update("".join(line for (line,) in rows).encode())
-    return digest.hexdigest()
-
-
-def _lines(table: Table) -> str:
-    """A query for the rows of a table, in order, each as a line of JSON."""
-    columns = ", ".join(_as_text(name, sql_type) for name, sql_type in table.columns.items())
-    order = ", ".join(table.key)
-    return f"SELECT json_array({columns})::VARCHAR || chr(10) FROM history.{table.name} ORDER BY {order}"
-
-
-def _as_text(column: str, sql_type: str) -> str:
-    # JSON has no NaN and would lose the sign of a zero; a time's text depends on settings.
-    plain_type = sql_type.removesuffix(" NOT NULL")
-    casts = {"DOUBLE": "VARCHAR", "DOUBLE[]": "VARCHAR[]", "UUID": "VARCHAR", "JSON": "VARCHAR"}
-    if plain_type == "TIMESTAMPTZ":
-        return f'epoch_us("{column}")'
-    return f'"{column}"::{casts[plain_type]}' if plain_type in casts else f'"{column}"'

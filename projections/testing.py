@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,20 @@ class ListedLog:
         """All events from a position on."""
         for start in range(from_position, len(self.events), self.batch_events):
             yield envelope(self.events[start : start + self.batch_events], first_position=start)
+
+    @property
+    def log_id(self) -> bytes:
+        """Sixteen bytes."""
+        return bytes(16)
+
+    @property
+    def durable_position(self) -> int:
+        """All events."""
+        return self.next_position
+
+    def chain_at(self, position: int) -> bytes:
+        """A hash over the events below a position."""
+        return hashlib.sha256(repr(self.events[:position]).encode()).digest()
 
 
 def rows(

@@ -104,6 +104,7 @@ TRAINING_STATS = Projection(
                 "ordinal": "BIGINT NOT NULL",
             },
             key=("position", "ordinal"),
+            sorted_by=("life", "iteration", "position", "ordinal"),
         ),
         Table(
             "training_other_scalars",
@@ -116,6 +117,7 @@ TRAINING_STATS = Projection(
                 "ordinal": "BIGINT NOT NULL",
             },
             key=("position", "ordinal", "name"),
+            sorted_by=("life", "name", "iteration", "position", "ordinal"),
         ),
     ),
     steps=(

@@ -134,6 +134,7 @@ VALIDATION_SCORES = Projection(
                 "ordinal": "BIGINT NOT NULL",
             },
             key=("position", "ordinal"),
+            sorted_by=("life", "iteration", "position", "ordinal"),
         ),
     ),
     steps=(

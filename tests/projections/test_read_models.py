@@ -96,7 +96,7 @@ def test_nothing_new_is_not_read() -> None:
 
 def test_a_long_history_is_applied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would not fit into memory twice is cut, and nothing is lost on the way."""
-    monkeypatch.setattr("projections.read_models._BATCH_BYTES_MAX", 1)
+    monkeypatch.setattr("projections.content._BATCH_BYTES_MAX", 1)
     log = ListedLog([_config(str(number)) for number in range(10)], batch_events=3)
     read_models = ReadModels(log)
     applied = _count_transactions(read_models)
@@ -401,7 +401,7 @@ def test_a_fork_that_python_did_not_see_is_noticed_by_its_process_id() -> None:
 
     assert read_models.query("SELECT name FROM tasks").fetchall() == [("a",)]
     assert read_models._state is not inherited
-    assert inherited.database is not None
+    assert inherited.content is not None
     assert read_models._inherited == [inherited]
 
 

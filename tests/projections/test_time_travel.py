@@ -1,17 +1,21 @@
-"""The two promises of every read model, over generated histories.
+"""The promises of every read model, over generated histories.
 
-The state as of N is the fold of the first N events, whatever came later; and how the events were
-cut into batches shows nowhere.
+The state as of N is the fold of the first N events, whatever came later; and neither how the events
+were cut into batches nor which snapshot files were there shows anywhere.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import PROJECTIONS, ReadModels
+from projections import ANYTHING_NEW, PROJECTIONS, ReadModels, publish_snapshot
 from projections.configs import KINDS
 from projections.testing import GivenEvent, ListedLog, event
 
@@ -154,3 +158,102 @@ def test_the_past_is_what_was_seen_then_and_batches_show_nowhere(
     assert _contents(newcomer) == _contents(follower)
     assert newcomer.digests() == follower.digests()
     assert not newcomer.stopped
+
+
+def _leave_alone(path: Path) -> None:
+    pass
+
+
+def _cut_in_half(path: Path) -> None:
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def _flip_a_bit_in_each_sector(path: Path) -> None:
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        data = bytearray(file.read())
+        # The headers are spared: most of what is damaged is found only when it is read.
+        for offset in range(3 * 4096 + 256, len(data), 512):
+            data[offset] ^= 1
+        file.seek(0)
+        file.write(data)
+
+
+def _empty(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(b"")
+
+
+def _call_it_later(path: Path) -> None:
+    path.rename(path.with_name(f"{int(path.name[:20]) + 1:020d}{path.name[20:]}"))
+
+
+def _call_it_of_another_history(path: Path) -> None:
+    path.rename(path.with_name(path.name[:-24] + "0" * 16 + ".duckdb"))
+
+
+def _call_it_of_other_code(path: Path) -> None:
+    path.rename(path.with_name(path.name[:21] + "0" * 16 + path.name[37:]))
+
+
+def _put_a_folder_in_its_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _leave_a_write_ahead_log(path: Path) -> None:
+    path.with_name(f"{path.name}.wal").write_bytes(b"somebody was here")
+
+
+_fates = st.sampled_from(
+    [
+        *[_leave_alone] * 7,
+        _cut_in_half,
+        _flip_a_bit_in_each_sector,
+        _empty,
+        _call_it_later,
+        _call_it_of_another_history,
+        _call_it_of_other_code,
+        _put_a_folder_in_its_place,
+        _leave_a_write_ahead_log,
+    ]
+)
+
+
+@settings(max_examples=settings.default.max_examples // 4, suppress_health_check=list(HealthCheck))
+@given(_histories(), st.lists(st.tuples(st.integers(0, 14), _fates), max_size=3), st.data())
+def test_snapshots_show_nowhere(
+    history: list[GivenEvent], snapshots: list[tuple[int, Callable[[Path], None]]], data: st.DataObject
+) -> None:
+    """Wherever there are files, usable or not, whoever begins with them sees what the log alone says."""
+    with tempfile.TemporaryDirectory() as folder, _read_models(history) as alone:
+        for position, fate in snapshots:
+            prefix = ListedLog(history[:position])
+            published = publish_snapshot(Path(folder), prefix, tail_limit=ANYTHING_NEW, threads=1)
+            if published is not None:
+                fate(published.path)
+        log = ListedLog(history[: data.draw(st.integers(0, len(history)), label="events at first")])
+        with _read_models(history, Path(folder)) as newcomer, _follower(log, Path(folder)) as follower:
+            follower.catch_up()
+            log.append(*history[len(log.events) :])
+
+            assert newcomer.digests() == alone.digests() == follower.digests()
+            assert _contents(newcomer) == _contents(alone) == _contents(follower)
+            as_of = data.draw(st.integers(0, len(history)), label="as of")
+            past = _contents(alone, as_of=as_of)
+            assert _contents(newcomer, as_of=as_of) == past == _contents(follower, as_of=as_of)
+
+
+def _read_models(history: list[GivenEvent], folder: Path | None = None) -> AbstractContextManager[ReadModels]:
+    return _follower(ListedLog(history), folder)
+
+
+@contextmanager
+def _follower(log: ListedLog, folder: Path | None) -> Iterator[ReadModels]:
+    read_models = ReadModels(log, threads=1, snapshots=folder)
+    try:
+        yield read_models
+    finally:
+        read_models.close()

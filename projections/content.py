@@ -1,0 +1,225 @@
+"""One database of read models and what has been applied to it: opening, folding, stopping.
+
+1. A new database attaches the newest usable snapshot, if there is any, and goes on from its position.
+2. Everything new is read as Arrow and registered once as ``batch``.
+3. Every read model that the events concern folds it with its SQL, and the checkpoints advance, in one
+   DuckDB transaction: a crash or an error leaves all of it or nothing.
+4. If that fails, each read model folds alone, in a transaction of its own. One that fails again is
+   brought up to the very event that it cannot fold, and stops there; the others go on.
+
+An error that says nothing about the events (no memory, a damaged snapshot) is passed on, and whoever
+called begins again with another database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from projections.database import Database
+from projections.errors import CatchUpError, ReadModelStoppedError
+from projections.event_source import EventSource
+from projections.projection import Projection
+from projections.snapshot import CATALOG, Snapshot
+
+_BATCH_BYTES_MAX = 256 * 1024 * 1024
+
+ENVIRONMENT_ERRORS = (
+    duckdb.OperationalError,
+    duckdb.InterruptException,
+    duckdb.InternalError,
+    duckdb.FatalException,
+    MemoryError,
+)
+"""Errors that say nothing about the events: memory, disk, an interrupted or broken DuckDB."""
+
+
+class Content:
+    """Read models in one database. One thread at a time applies events; any number may query.
+
+    Args:
+        database: A new one, perhaps with a snapshot attached.
+        projections: The read models.
+        snapshot: The attached snapshot of these very read models, or None.
+
+    Attributes:
+        database: Where the rows are.
+        snapshot: The file that holds the older ones, or None.
+        position: How many events have been applied, those in the snapshot included.
+        tail_bytes: The size in memory of the events that were applied behind the snapshot.
+        stopped: The read models that met an event they cannot fold, with the error that says which.
+    """
+
+    def __init__(
+        self, database: Database, projections: Sequence[Projection], snapshot: Snapshot | None
+    ) -> None:
+        self.database = database
+        self.snapshot = snapshot
+        self.position = 0
+        self.tail_bytes = 0
+        self.stopped: dict[str, ReadModelStoppedError] = {}
+        self._projections = projections
+        self._define()
+        if snapshot is not None:
+            self._go_on_from(snapshot)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """The size in memory of the events in the snapshot."""
+        return 0 if self.snapshot is None else self.snapshot.event_bytes
+
+    @property
+    def stopped_views(self) -> Mapping[str, ReadModelStoppedError]:
+        """For each view and macro of a stopped read model, why it is gone."""
+        return {
+            name: self.stopped[projection.name]
+            for projection in self._projections
+            if projection.name in self.stopped
+            for view in projection.views
+            for name in (view.name, f"{view.name}_at")
+        }
+
+    def follow(self, log: EventSource) -> None:
+        """Apply every event that the log has by now.
+
+        Raises:
+            CatchUpError: The log skipped a position.
+            Exception: Something outside the events is wrong; this content is of no use any more.
+        """
+        for batch in _large_batches(log.read_batches(self.position)):
+            end = _end_of(batch, expected_start=self.position)
+            self._apply(batch)
+            self.position = end
+            self.tail_bytes += batch.nbytes
+
+    def is_damaged(self, error: BaseException) -> bool:
+        """Whether an error says that the snapshot's file is not what it was."""
+        if self.snapshot is None or not isinstance(error, duckdb.Error):
+            return False
+        return "Corrupt database file" in str(error) or str(self.snapshot.path) in str(error)
+
+    def _define(self) -> None:
+        catalog = None if self.snapshot is None else CATALOG
+        with self.database.transaction() as connection:
+            connection.execute("CREATE TABLE tail.checkpoints (read_model VARCHAR, position UBIGINT)")
+            for projection in self._projections:
+                connection.execute("INSERT INTO tail.checkpoints VALUES (?, 0)", [projection.name])
+                texts = projection.table_definitions(catalog) + projection.view_definitions()
+                connection.execute(";".join(texts))
+
+    def _go_on_from(self, snapshot: Snapshot) -> None:
+        projections = {projection.name: projection for projection in self._projections}
+        with self.database.transaction() as connection:
+            for checkpoint in snapshot.checkpoints:
+                connection.execute(
+                    "UPDATE tail.checkpoints SET position = ? WHERE read_model = ?",
+                    [checkpoint.position, checkpoint.read_model],
+                )
+        for checkpoint in snapshot.checkpoints:
+            if checkpoint.stopped is not None:
+                self._stop(projections[checkpoint.read_model], checkpoint.stopped)
+        self.position = snapshot.position
+
+    def _apply(self, batch: pa.Table) -> None:
+        going = [projection for projection in self._projections if projection.name not in self.stopped]
+        try:
+            _fold(self.database, going, batch)
+        except Exception as error:  # whichever read model it was, and why, is found out one by one
+            if self._is_outside(error):
+                raise
+            for projection in going:
+                stopped = self._fold_alone(projection, batch)
+                if stopped is not None:
+                    self._stop(projection, stopped)
+
+    def _is_outside(self, error: Exception) -> bool:
+        return isinstance(error, ENVIRONMENT_ERRORS) or self.is_damaged(error)
+
+    def _fold_alone(self, projection: Projection, batch: pa.Table) -> ReadModelStoppedError | None:
+        """Apply a batch to one read model, up to the first event that it cannot fold.
+
+        A slice fails if and only if it holds such an event, so halving finds the first one, and every
+        slice before it can be kept.
+        """
+        done, failing = 0, int(batch.num_rows) + 1
+        size = failing - 1
+        cause: Exception | None = None
+        while size > 0:
+            try:
+                _fold(self.database, [projection], batch.slice(done, size))
+                done += size
+            except Exception as error:  # any exception stops this read model, and is told
+                if self._is_outside(error):
+                    raise
+                failing, cause = done + size, error
+            size = (failing - done) // 2
+        if cause is None:
+            return None
+        return _stopped_error(projection, batch.slice(done, 1), cause)
+
+    def _stop(self, projection: Projection, error: ReadModelStoppedError) -> None:
+        # Without its views no query can be answered with half the truth, whatever its shape: DuckDB
+        # cannot even bind it, and the error is told as the read model's.
+        self.stopped[projection.name] = error
+        with self.database.transaction() as connection:
+            connection.execute(";".join(projection.view_removals()))
+
+
+def _large_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """All batches as one table, or as a few when a long history would not fit into memory twice."""
+    waiting: list[pa.RecordBatch] = []
+    waiting_bytes = 0
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        waiting.append(batch)
+        waiting_bytes += batch.nbytes
+        if waiting_bytes >= _BATCH_BYTES_MAX:
+            yield pa.Table.from_batches(waiting)
+            waiting, waiting_bytes = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _end_of(batch: pa.Table, *, expected_start: int) -> int:
+    """The position behind a batch, once it is certain that no event was skipped or repeated."""
+    start, last = batch["position"][0].as_py(), batch["position"][-1].as_py()
+    end = expected_start + int(batch.num_rows)
+    if (start, last) != (expected_start, end - 1):
+        raise CatchUpError(
+            f"The log gave the positions {start} to {last} where {expected_start} to {end - 1} were due; "
+            "nothing of them was applied. Verify the log.",
+            expected=expected_start,
+            actual=start,
+        )
+    return end
+
+
+def _fold(database: Database, projections: Sequence[Projection], batch: pa.Table) -> None:
+    """Apply a batch to several read models, and advance their checkpoints, in one transaction."""
+    event_types = frozenset(pc.unique(batch["type"]).to_pylist())
+    names = [projection.name for projection in projections]
+    with database.batch(batch), database.transaction() as connection:
+        for projection in projections:
+            projection.apply(connection, event_types)
+        connection.execute(
+            "UPDATE tail.checkpoints SET position = ? WHERE list_contains(?, read_model)",
+            [batch["position"][-1].as_py() + 1, names],
+        )
+
+
+def _stopped_error(projection: Projection, event: pa.Table, cause: Exception) -> ReadModelStoppedError:
+    position, event_type, stream = (event[column][0].as_py() for column in ("position", "type", "stream"))
+    error = ReadModelStoppedError(
+        f"The read model {projection.name!r} stopped at position {position}, an event {event_type!r} "
+        f"of stream {stream!r} that it cannot read ({cause}). Its views are gone until the program is mended "
+        "or upgraded and the base opened again; the view 'events' shows the event.",
+        read_model=projection.name,
+        position=position,
+        cause=str(cause),
+    )
+    error.__cause__ = cause
+    return error
