@@ -79,7 +79,7 @@ def back_up(
     root, copy = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
     _check_target(root, copy)
     spools = read_spools(root / "events")
-    with _opened(root) as log:
+    with synced_log(root) as log:
         next_position = log.durable_position
         files.make_directories(copy, like=root)
         copied_log = copy_log(root / "events", copy / "events", next_position=next_position)
@@ -125,7 +125,7 @@ def _check_target(root: Path, copy: Path) -> None:
         raise ValueError(f"{copy} is not empty and no backup: give an empty folder or an earlier backup")
 
 
-def _opened(root: Path) -> EventLog:
+def synced_log(root: Path) -> EventLog:
     """The log, synced so that all of it can be copied; as far as it is known to be durable otherwise."""
     events = root / "events"
     if not events.is_dir():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dacapo_store import housekeeping
 from dacapo_store.background import BackgroundWriter
 from dacapo_store.events import EVENT_TYPES
 from dacapo_store.names import validate_run_name
@@ -120,7 +121,11 @@ class Base:
             if self._views is None:
                 from projections import ReadModels
 
-                self._views = ReadModels(self.log)
+                self._views = ReadModels(
+                    self.log,
+                    snapshots=self.path / housekeeping.VIEWS,
+                    tail_too_long=None if self.read_only else self._keep_house,
+                )
             return self._views
 
     def query(self, sql: str, parameters: Any = None) -> Any:
@@ -259,9 +264,22 @@ class Base:
             if _bases.get((self.path, self.read_only)) is self:
                 del _bases[self.path, self.read_only]
         with self._views_lock:
+            if not self.read_only:
+                self._look_after_snapshots(self._views)
             if self._views is not None:
                 self._views.close()
         self.log.close()
+
+    def _keep_house(self) -> None:
+        housekeeping.start(self.path)
+
+    def _look_after_snapshots(self, views: ReadModels | None) -> None:
+        """Whoever comes next should find a snapshot that is not too old."""
+        if views is None:
+            with contextlib.suppress(EventStoreError):
+                housekeeping.start_if_grown(self.path, self.log.next_position)
+        elif views.tail_is_too_long:
+            housekeeping.start(self.path)
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""

@@ -40,6 +40,12 @@ def _no_options_from_outside(
 
 
 @pytest.fixture(autouse=True)
+def _no_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test, and no process that it starts, leaves another one behind."""
+    monkeypatch.setenv("DACAPO_STORE_HOUSEKEEPING", "off")
+
+
+@pytest.fixture(autouse=True)
 def _bases_are_closed() -> Iterator[None]:
     """A process keeps the bases that it opened; hundreds of tests would keep hundreds of databases."""
     yield

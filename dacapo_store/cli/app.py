@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from dacapo_store.cli import care
+from dacapo_store.cli import care, snapshots
 
 app = typer.Typer(
     name="dacapo-store",
@@ -22,3 +22,4 @@ def _verbs() -> None:
 
 
 care.add_to(app)
+snapshots.add_to(app)
