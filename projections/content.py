@@ -11,6 +11,7 @@ An error that says nothing about the events (no memory, a damaged snapshot) is p
 called begins again with another database.
 """
 
+# ruff: noqa: S608 - the SQL is put together from constants of this package, never from input
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -103,25 +104,24 @@ class Content:
 
     def _define(self) -> None:
         catalog = None if self.snapshot is None else CATALOG
+        reached = {} if self.snapshot is None else self.snapshot.positions
+        checkpoints = [
+            value for each in self._projections for value in (each.name, reached.get(each.name, 0))
+        ]
+        places = ", ".join("(?, ?)" for _ in self._projections)
         with self.database.transaction() as connection:
             connection.execute("CREATE TABLE tail.checkpoints (read_model VARCHAR, position UBIGINT)")
+            connection.execute(f"INSERT INTO tail.checkpoints VALUES {places}", checkpoints)
             for projection in self._projections:
-                connection.execute("INSERT INTO tail.checkpoints VALUES (?, 0)", [projection.name])
                 texts = projection.table_definitions(catalog) + projection.view_definitions()
                 connection.execute(";".join(texts))
 
     def _go_on_from(self, snapshot: Snapshot) -> None:
+        self.position = snapshot.position
         projections = {projection.name: projection for projection in self._projections}
-        with self.database.transaction() as connection:
-            for checkpoint in snapshot.checkpoints:
-                connection.execute(
-                    "UPDATE tail.checkpoints SET position = ? WHERE read_model = ?",
-                    [checkpoint.position, checkpoint.read_model],
-                )
         for checkpoint in snapshot.checkpoints:
             if checkpoint.stopped is not None:
                 self._stop(projections[checkpoint.read_model], checkpoint.stopped)
-        self.position = snapshot.position
 
     def _apply(self, batch: pa.Table) -> None:
         going = [projection for projection in self._projections if projection.name not in self.stopped]

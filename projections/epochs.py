@@ -52,11 +52,8 @@ def epoch_steps(
     """
     lives = f"""
         INSERT INTO tail.{prefix}_lives
-        SELECT min(position), run, epoch FROM ({recorded}) AS recorded
-        WHERE NOT EXISTS (
-            FROM history.{prefix}_lives AS lives
-            WHERE lives.run = recorded.run AND lives.epoch = recorded.epoch
-        )
+        SELECT min(position), run, epoch
+        FROM ({recorded}) AS recorded ANTI JOIN history.{prefix}_lives AS lives USING (run, epoch)
         GROUP BY run, epoch"""
     beginnings = f"""
         INSERT INTO tail.{prefix}_epochs

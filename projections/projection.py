@@ -78,10 +78,13 @@ class Step:
     Attributes:
         event_types: The event types that it reads from ``batch``; empty for all of them.
         statement: The INSERT into ``tail``.
+        condition: A SELECT of one boolean, in front of a statement that seldom finds anything; the
+            statement is skipped where it says no. Empty for always.
     """
 
     event_types: frozenset[str]
     statement: str
+    condition: str = ""
 
     def concerns(self, event_types: frozenset[str]) -> bool:
         """Whether a batch with events of these types holds anything for this step."""
@@ -99,12 +102,15 @@ class Projection:
             order. They skip what they do not know (other types, newer schema versions) and fail on
             what they know and cannot read. How events are cut into batches must not show in the rows.
         views: Its public views, each on the tables and on the views before it.
+        scratch: Tables that an earlier step of a fold fills for later ones, in ``tail`` only; they are
+            emptied behind the last step.
     """
 
     name: str
     tables: tuple[Table, ...]
     steps: tuple[Step, ...]
     views: tuple[View, ...]
+    scratch: tuple[Table, ...] = ()
 
     def apply(self, connection: duckdb.DuckDBPyConnection, event_types: frozenset[str]) -> None:
         """Fold the events of the relation ``batch`` into this read model.
@@ -122,9 +128,13 @@ class Projection:
         Raises:
             duckdb.Error: An event of a known type and version is malformed.
         """
-        for step in self.steps:
-            if step.concerns(event_types):
+        steps = [step for step in self.steps if step.concerns(event_types)]
+        for step in steps:
+            if not step.condition or connection.execute(step.condition).fetchall()[0][0]:
                 connection.execute(step.statement)
+        if steps:
+            for table in self.scratch:
+                connection.execute(f"DELETE FROM tail.{table.name}")
 
     def table_definitions(self, snapshot: str | None) -> list[str]:
         """The DDL of the tables, and of the whole history of each.
@@ -132,7 +142,8 @@ class Projection:
         Args:
             snapshot: The catalog under which a snapshot file is attached, or None where none is.
         """
-        return [text for table in self.tables for text in _table_definition(table, snapshot)]
+        scratch = [table.definition("tail") for table in self.scratch]
+        return scratch + [text for table in self.tables for text in _table_definition(table, snapshot)]
 
     def snapshot_definitions(self) -> list[str]:
         """The DDL of the tables of a snapshot file, whose history is all that it holds."""
@@ -147,9 +158,9 @@ class Projection:
         return [text for view in self.views for text in _view_removal(view)]
 
 
-def step(statement: str, *event_types: str) -> Step:
+def step(statement: str, *event_types: str, condition: str = "") -> Step:
     """A step for events of these types; for all events where none is named."""
-    return Step(frozenset(event_types), statement)
+    return Step(frozenset(event_types), statement, condition)
 
 
 def fields(event_type: str, structure: str, *, extra: str = "") -> str:

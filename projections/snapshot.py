@@ -133,6 +133,11 @@ class Snapshot:
     event_bytes: int
     checkpoints: tuple[Checkpoint, ...]
 
+    @property
+    def positions(self) -> dict[str, int]:
+        """How many events each read model has applied, by its name."""
+        return {checkpoint.read_model: checkpoint.position for checkpoint in self.checkpoints}
+
 
 class UnusableError(Exception):
     """Why a snapshot file is passed over. Never leaves this package."""
@@ -251,7 +256,9 @@ def code_of(projections: Sequence[Projection]) -> str:
     parts: list[str] = [str(SNAPSHOT_FORMAT)]
     for projection in projections:
         parts += [projection.name, *projection.snapshot_definitions(), *projection.view_definitions()]
-        parts += [text for step in projection.steps for text in (*sorted(step.event_types), step.statement)]
+        parts += projection.table_definitions(None)
+        for step in projection.steps:
+            parts += [*sorted(step.event_types), step.condition, step.statement]
         parts += [" ".join(table.order) for table in projection.tables]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

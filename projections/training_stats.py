@@ -21,22 +21,30 @@ from projections.projection import Projection, Table, View, fields, step
 
 _FIELDS = '{"run":"VARCHAR","epoch":"BIGINT","columns":["VARCHAR"]}'
 
-# The check hangs on a column that every statement uses, not in a WHERE, whose conditions DuckDB may
-# take in any order: it must see events of this type only.
+# What an event says of its lists, taken apart once for all that follows. The lists themselves stay in
+# the batch: they are what is large. The checks are in a CASE, not in a WHERE, whose conditions DuckDB
+# may take in any order: they must see events of this type only.
 _RECORDED = f"""
-    SELECT position, index, values, rows, run, columns,
+    INSERT INTO tail.training_recorded
+    SELECT position, run, columns, rows,
+        list_position(columns, 'loss'), list_position(columns, 'time'),
+        len(list_filter(columns, lambda name: name NOT IN ('loss', 'time'))) > 0,
         CASE
             WHEN len(list_distinct(columns)) IS DISTINCT FROM len(columns)
                 THEN error('a column is named twice, or is null')
             WHEN coalesce(len(values), 0) IS DISTINCT FROM rows * len(columns)
                 THEN error('values do not hold one number for each of index and columns')
             ELSE epoch
-        END AS epoch
+        END
     FROM (
-        SELECT position, index, values, coalesce(len(index), 0) AS rows,
+        SELECT position, values, coalesce(len(index), 0) AS rows,
             fields.run AS run, fields.epoch AS epoch, fields.columns AS columns
         FROM ({fields("TrainingStatsRecorded", _FIELDS, extra=", index, values")})
     )"""
+
+_LISTS = """
+    batch JOIN tail.training_recorded USING (position)
+        JOIN history.training_lives AS lives USING (run, epoch)"""
 
 
 def _column(place: str) -> str:
@@ -46,33 +54,23 @@ def _column(place: str) -> str:
 
 _ROWS = f"""
     INSERT INTO tail.training_rows
-    SELECT life, iteration, loss, time, position, ordinal
-    FROM (
-        SELECT life, position, unnest(range(rows)) AS ordinal, unnest(index) AS iteration,
-            unnest({_column("loss_place")}) AS loss, unnest({_column("time_place")}) AS time
-        FROM (
-            SELECT *,
-                list_position(columns, 'loss') AS loss_place, list_position(columns, 'time') AS time_place
-            FROM ({_RECORDED})
-        ) AS recorded JOIN history.training_lives AS lives USING (run, epoch)
-    )"""
+    SELECT life, unnest(index), unnest({_column("loss_place")}), unnest({_column("time_place")}),
+        position, unnest(range(rows))
+    FROM {_LISTS}"""
 
 # All lists of an event are unnested side by side, once: a list that stood beside an unnested one would
-# be copied for each of its rows. Where loss and time are all there is, there is nothing to unnest.
+# be copied for each of its rows.
 _OTHER_SCALARS = f"""
     INSERT INTO tail.training_other_scalars
     SELECT life, iteration, columns[place // rows + 1] AS name, value, position, place % rows AS ordinal
     FROM (
-        SELECT life, position, rows, columns, unnest(CASE WHEN has_others THEN values END) AS value,
-            unnest(CASE WHEN has_others THEN range(len(values)) END) AS place,
-            unnest(CASE WHEN has_others THEN flatten(list_transform(columns, lambda name: index)) END)
-                AS iteration
-        FROM (
-            SELECT *, len(list_filter(columns, lambda name: name NOT IN ('loss', 'time'))) > 0 AS has_others
-            FROM ({_RECORDED})
-        ) AS recorded JOIN history.training_lives AS lives USING (run, epoch)
+        SELECT life, position, rows, columns, unnest(values) AS value, unnest(range(len(values))) AS place,
+            unnest(flatten(list_transform(columns, lambda name: index))) AS iteration
+        FROM {_LISTS}
+        WHERE has_others
     )
     WHERE value IS NOT NULL AND name NOT IN ('loss', 'time')"""
+_HAS_OTHER_SCALARS = "SELECT count(*) > 0 FROM tail.training_recorded WHERE has_others"
 
 _LIVES = lives_as_of("training")
 
@@ -121,15 +119,16 @@ TRAINING_STATS = Projection(
         ),
     ),
     steps=(
+        step(_RECORDED, "TrainingStatsRecorded"),
         *epoch_steps(
             "training",
             recorded_type="TrainingStatsRecorded",
-            recorded=_RECORDED,
+            recorded="FROM tail.training_recorded",
             begun_type="TrainingEpochBegun",
             deleted_type="TrainingStatsDeleted",
         ),
         step(_ROWS, "TrainingStatsRecorded"),
-        step(_OTHER_SCALARS, "TrainingStatsRecorded"),
+        step(_OTHER_SCALARS, "TrainingStatsRecorded", condition=_HAS_OTHER_SCALARS),
     ),
     views=(
         View(
@@ -140,5 +139,20 @@ TRAINING_STATS = Projection(
             WHERE {IS_LIVE}""",
         ),
         View("training_scalars", _SCALARS),
+    ),
+    scratch=(
+        Table(
+            "training_recorded",
+            {
+                "position": "UBIGINT",
+                "run": "VARCHAR",
+                "columns": "VARCHAR[]",
+                "rows": "BIGINT",
+                "loss_place": "INTEGER",
+                "time_place": "INTEGER",
+                "has_others": "BOOLEAN",
+                "epoch": "BIGINT",
+            },
+        ),
     ),
 )
