@@ -202,13 +202,15 @@ def _fold(database: Database, projections: Sequence[Projection], batch: pa.Table
     """Apply a batch to several read models, and advance their checkpoints, in one transaction."""
     event_types = frozenset(pc.unique(batch["type"]).to_pylist())
     names = [projection.name for projection in projections]
+    places = ", ".join("?" for _ in names)
     with database.batch(batch), database.transaction() as connection:
         for projection in projections:
             projection.apply(connection, event_types)
-        connection.execute(
-            "UPDATE tail.checkpoints SET position = ? WHERE list_contains(?, read_model)",
-            [batch["position"][-1].as_py() + 1, names],
-        )
+        if names:
+            connection.execute(
+                f"UPDATE tail.checkpoints SET position = ? WHERE read_model IN ({places})",
+                [batch["position"][-1].as_py() + 1, *names],
+            )
 
 
 def _stopped_error(projection: Projection, event: pa.Table, cause: Exception) -> ReadModelStoppedError:

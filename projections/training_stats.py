@@ -28,7 +28,6 @@ _RECORDED = f"""
     INSERT INTO tail.training_recorded
     SELECT position, run, columns, rows,
         list_position(columns, 'loss'), list_position(columns, 'time'),
-        len(list_filter(columns, lambda name: name NOT IN ('loss', 'time'))) > 0,
         CASE
             WHEN len(list_distinct(columns)) IS DISTINCT FROM len(columns)
                 THEN error('a column is named twice, or is null')
@@ -58,6 +57,9 @@ _ROWS = f"""
         position, unnest(range(rows))
     FROM {_LISTS}"""
 
+# No column is named twice.
+_HAS_OTHERS = "len(columns) > (loss_place IS NOT NULL)::INTEGER + (time_place IS NOT NULL)::INTEGER"
+
 # All lists of an event are unnested side by side, once: a list that stood beside an unnested one would
 # be copied for each of its rows.
 _OTHER_SCALARS = f"""
@@ -67,10 +69,10 @@ _OTHER_SCALARS = f"""
         SELECT life, position, rows, columns, unnest(values) AS value, unnest(range(len(values))) AS place,
             unnest(flatten(list_transform(columns, lambda name: index))) AS iteration
         FROM {_LISTS}
-        WHERE has_others
+        WHERE {_HAS_OTHERS}
     )
     WHERE value IS NOT NULL AND name NOT IN ('loss', 'time')"""
-_HAS_OTHER_SCALARS = "SELECT count(*) > 0 FROM tail.training_recorded WHERE has_others"
+_ANY_HAS_OTHERS = f"SELECT count(*) > 0 FROM tail.training_recorded WHERE {_HAS_OTHERS}"
 
 _LIVES = lives_as_of("training")
 
@@ -128,7 +130,7 @@ TRAINING_STATS = Projection(
             deleted_type="TrainingStatsDeleted",
         ),
         step(_ROWS, "TrainingStatsRecorded"),
-        step(_OTHER_SCALARS, "TrainingStatsRecorded", condition=_HAS_OTHER_SCALARS),
+        step(_OTHER_SCALARS, "TrainingStatsRecorded", condition=_ANY_HAS_OTHERS),
     ),
     views=(
         View(
@@ -150,7 +152,6 @@ TRAINING_STATS = Projection(
                 "rows": "BIGINT",
                 "loss_place": "INTEGER",
                 "time_place": "INTEGER",
-                "has_others": "BOOLEAN",
                 "epoch": "BIGINT",
             },
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -134,6 +135,21 @@ def test_a_read_only_base_starts_nothing_and_uses_what_is_there(tmp_path: Path, 
     assert base.views._state.content.snapshot is not None
     base.close()
     assert started == []
+
+
+def test_another_log_in_the_same_place_does_not_see_the_first_ones_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its events were restored from somewhere else, or begun anew; the file stays unused."""
+    _store(tmp_path)
+    housekeeping.publish(tmp_path, tail_limit=ANYTHING_NEW)
+    Base.at(tmp_path).close()
+    shutil.rmtree(tmp_path / "events")
+    store = FileStatsStore(tmp_path / "stats")
+    store.store_training_stats("other", [TrainingIterationStats(0, loss=9.0)])
+
+    assert Base.at(tmp_path).query("SELECT DISTINCT run FROM training_stats").fetchall() == [("other",)]
+    assert "another history" in caplog.text
 
 
 def test_it_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from projections import (
     Table,
     View,
 )
+from projections.configs import CONFIGS
 from projections.projection import step
 from projections.testing import GivenEvent, ListedLog, envelope, event
 
@@ -159,6 +160,16 @@ def test_a_stopped_read_model_stays_stopped() -> None:
     assert read_models.query("SELECT count(*) FROM training_stats").fetchone() == (1,)
     with pytest.raises(ReadModelStoppedError):
         read_models.query("FROM tasks")
+
+
+def test_when_all_are_stopped_the_log_is_followed_all_the_same() -> None:
+    """Each says why; nothing else goes wrong."""
+    log = ListedLog([_BAD])
+    read_models = ReadModels(log, projections=[CONFIGS])
+    assert read_models.catch_up() == 1
+    log.append(_config("a"))
+    assert read_models.catch_up() == 2
+    assert read_models.stopped.keys() == {"configs"}
 
 
 def test_any_exception_of_a_read_model_stops_it() -> None:
