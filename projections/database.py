@@ -51,6 +51,8 @@ class Database:
         )
         _connections.add(self._connection)
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        # Under an interactive Python, catching up with a long history would draw one on stdout.
+        self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("CREATE SCHEMA tail")
         self._connection.execute("CREATE SCHEMA history")
 

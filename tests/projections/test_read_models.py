@@ -450,6 +450,17 @@ def test_times_are_utc_whatever_the_machine_says(monkeypatch: pytest.MonkeyPatch
     assert ReadModels(ListedLog([_config("a")])).query(sql).fetchone() == ("2025-01-01 00:00:00+00",)
 
 
+def test_catching_up_draws_no_progress_bar() -> None:
+    """DuckDB would, where Python is interactive or runs text: what a program prints is its own."""
+    code = """
+from projections.database import Database
+connection = Database(threads=1, memory_limit="100MB")._connection
+print(connection.execute("SELECT current_setting('enable_progress_bar')").fetchone())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(False,)\n"
+
+
 def test_errors_survive_pickling() -> None:
     """A worker process hands them to its parent, facts included."""
     error = ReadModelStoppedError("text", read_model="configs", position=3, cause="why")

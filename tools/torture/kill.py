@@ -33,9 +33,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from dacapo_store import FileConfigStore, LocalArrayStore, LocalWeightsStore
+from dacapo_store import FileConfigStore, LocalArrayStore, LocalWeightsStore, housekeeping
 from dacapo_store.base import Base
 from eventstore import EventLog, LogNotFoundError, RecordedEvent, Verdict
+from projections import ANYTHING_NEW, ReadModels
 from tools.torture.failpoints import FAILPOINTS, Failpoints
 from tools.torture.operations import (
     SHARED_KIND,
@@ -514,12 +515,22 @@ def _look_at_the_end(base: Path, verdict: Verdict) -> dict[str, Any]:
     left = [str(path) for path in base.glob("*/.trash/*")]
     _require(not left, f"the trash holds {left}")
     position = Base.at(base).views.catch_up()
+    digests = Base.at(base).views.digests()
+    _look_at_a_snapshot(base, digests)
     quarantine = base / "events" / "quarantine"
     return {
         "position": position,
-        "digests": Base.at(base).views.digests(),
+        "digests": digests,
         "set_aside": len(list(quarantine.iterdir())) if quarantine.exists() else 0,
     }
+
+
+def _look_at_a_snapshot(base: Path, digests: dict[str, str]) -> None:
+    """The follower has made snapshots while writers died; whoever begins with one sees the same."""
+    housekeeping.publish(base, tail_limit=ANYTHING_NEW)
+    newcomer = ReadModels(Base.at(base).log, snapshots=base / housekeeping.VIEWS)
+    _require(newcomer.digests() == digests, "a snapshot shows something else than the log")
+    newcomer.close()
 
 
 def _check_links(base: Path) -> None:
@@ -540,6 +551,7 @@ def _follow(task: Mapping[str, Any], told: Iterator[dict[str, Any]], tell: Tell)
     for wish in told:
         views = Base.at(base).views
         position = views.catch_up()
+        housekeeping.publish(base, tail_limit=ANYTHING_NEW)
         if wish["digests"]:
             tell({"position": position, "digests": views.digests()})
             return
