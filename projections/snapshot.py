@@ -185,7 +185,7 @@ class Snapshots:
             if name.position <= above or not self.is_own(name) or path in self._distrusted:
                 continue
             if name.position > next_position:
-                say_once(path, f"it holds more events than the log, which has {next_position}")
+                say_once(path, "it holds more events than the log")
             elif name != self.name_at(name.position):
                 say_once(path, "it holds another history than the log")
             else:

@@ -46,7 +46,7 @@ def _no_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _bases_are_closed() -> Iterator[None]:
+def _bases_are_closed(_no_work_in_the_background: None) -> Iterator[None]:
     """A process keeps the bases that it opened; hundreds of tests would keep hundreds of databases."""
     yield
     base_module = sys.modules.get("dacapo_store.base")
