@@ -67,7 +67,7 @@ def publish_snapshot(
     projections: Sequence[Projection] = PROJECTIONS,
     tail_limit: TailLimit = TAIL_LIMIT,
     threads: int = 2,
-    memory_limit: str = "1GB",
+    memory_limit: str = "512MB",
 ) -> PublishedSnapshot | None:
     """Make a snapshot file of the log's durable events, unless the newest one is new enough.
 
