@@ -5,14 +5,17 @@ log; ``publish_snapshot`` puts the older rows into a file that all processes sha
 derived and may be built again at any time.
 """
 
+from projections.answer import Answer
 from projections.errors import (
     CatchUpError,
     ProjectionError,
     QueryRefusedError,
+    QueryTimeoutError,
     ReadModelsClosedError,
     ReadModelStoppedError,
 )
 from projections.event_source import EventSource
+from projections.guarded_sql import SQL_ERRORS
 from projections.projection import Projection, Step, Table, View
 from projections.publishing import PublishedSnapshot, publish_snapshot
 from projections.query_result import QueryResult
@@ -22,7 +25,9 @@ from projections.snapshot import ANYTHING_NEW, TAIL_LIMIT, TailLimit
 __all__ = [
     "ANYTHING_NEW",
     "PROJECTIONS",
+    "SQL_ERRORS",
     "TAIL_LIMIT",
+    "Answer",
     "CatchUpError",
     "EventSource",
     "Projection",
@@ -30,6 +35,7 @@ __all__ = [
     "PublishedSnapshot",
     "QueryRefusedError",
     "QueryResult",
+    "QueryTimeoutError",
     "ReadModelStoppedError",
     "ReadModels",
     "ReadModelsClosedError",

@@ -56,5 +56,9 @@ class QueryRefusedError(ProjectionError, ValueError):
     """The text is not exactly one SELECT: the read models are derived, and only the log is written."""
 
 
+class QueryTimeoutError(ProjectionError):
+    """The query took longer than it was given: give it more time, or ask for less."""
+
+
 class ReadModelsClosedError(ProjectionError, ValueError):
     """The read models were closed: make new ones."""

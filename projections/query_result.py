@@ -52,16 +52,16 @@ class Query:
             ReadModelStoppedError: It asks for a view whose read model is stopped.
         """
         cursor = content.database.cursor()
-        statement = _one_select(cursor, self.sql)
-        with _missing_views_explained(content):
+        statement = one_select(cursor, self.sql)
+        with missing_views_explained(content):
             cursor.execute(statement, self.parameters)
         return content, cursor
 
     def arrow(self, content: Content) -> pa.Table:
         """Run it with Arrow for its output; the errors are those of ``run``."""
         cursor = content.database.cursor()
-        statement = _one_select(cursor, self.sql)
-        with _missing_views_explained(content):
+        statement = one_select(cursor, self.sql)
+        with missing_views_explained(content):
             return cursor.sql(statement, params=self.parameters).to_arrow_table()
 
 
@@ -139,7 +139,13 @@ class QueryResult:
                 return rows
 
 
-def _one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+def one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one SELECT that a text is.
+
+    Raises:
+        duckdb.Error: It is no SQL; the text points at the place.
+        QueryRefusedError: It is no SELECT, or more than one statement.
+    """
     statements = cursor.extract_statements(sql)
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:
@@ -152,7 +158,8 @@ def _one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
 
 
 @contextmanager
-def _missing_views_explained(content: Content) -> Iterator[None]:
+def missing_views_explained(content: Content) -> Iterator[None]:
+    """Tell an error about a view that is gone as the reason why it is gone."""
     try:
         yield
     except duckdb.CatalogException as error:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 
+from projections.answer import Answer
 from projections.arrays import ARRAYS
 from projections.configs import CONFIGS
 from projections.content import ENVIRONMENT_ERRORS, Content
@@ -34,8 +35,9 @@ from projections.digest import digest
 from projections.errors import CatchUpError, ReadModelsClosedError, ReadModelStoppedError
 from projections.event_source import EventSource
 from projections.events import EVENTS
+from projections.guarded_sql import as_of, guarded, within
 from projections.projection import Projection
-from projections.query_result import Parameters, Query, QueryResult
+from projections.query_result import Parameters, Query, QueryResult, missing_views_explained, one_select
 from projections.snapshot import TAIL_LIMIT, Snapshots, TailLimit
 from projections.training_stats import TRAINING_STATS
 from projections.validation_scores import VALIDATION_SCORES
@@ -187,6 +189,51 @@ class ReadModels:
             ReadModelsClosedError: As for ``catch_up``.
         """
         return self.answer(Query(sql, parameters).arrow)
+
+    def select(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        position: int | None = None,
+        seconds: float | None = None,
+        unsafe: bool = False,
+    ) -> Answer:
+        """Run one SELECT of somebody's, which is trusted with nothing but the public views.
+
+        Args:
+            sql: One SELECT over the public views and their macros; see ``guarded_sql``.
+            parameters: As for ``query``.
+            position: Views show the state as of this position; None is that of now.
+            seconds: How long it may take; None sets no limit.
+            unsafe: Trust it with all that a SELECT of DuckDB's can do: read files, for instance.
+
+        Raises:
+            duckdb.Error: The SQL is wrong; the text points at the place.
+            QueryRefusedError: It is no single SELECT, or wants files, settings or the like.
+            QueryTimeoutError: It took too long.
+            ValueError: The position lies beyond the end of the log.
+            ReadModelStoppedError: As for ``query``.
+            CatchUpError: As for ``catch_up``.
+            ReadModelsClosedError: As for ``catch_up``.
+        """
+        views = [view.name for projection in self._projections for view in projection.views]
+
+        def ask(content: Content) -> Answer:
+            now = content.position
+            if position is not None and not 0 <= position <= now:
+                raise ValueError(f"position {position} is beyond the end of the log, which has {now} events")
+            cursor = content.database.cursor()
+            if unsafe:
+                statement, used = one_select(cursor, sql), frozenset(views)
+            else:
+                statement, used = guarded(cursor, sql, views=views)
+            there = used - content.stopped_views.keys()
+            pinned = now if position is None else position
+            with as_of(cursor, there, pinned), within(cursor, seconds), missing_views_explained(content):
+                return Answer(cursor.sql(statement, params=parameters).to_arrow_table(), pinned)
+
+        return self.answer(ask)
 
     def digests(self) -> dict[str, str]:
         """A SHA-256 over the rows of each read model, in order: equal content, equal digest.
