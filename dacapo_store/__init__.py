@@ -3,6 +3,8 @@
 Start with ``create_config_store``, ``create_stats_store``, ``create_weights_store`` and
 ``create_array_store``, or with the store classes and a path.
 
+``open`` gives one object for a base: SQL, the past, who changed what, and undoing mistakes.
+
 Every public name can be imported from here and is loaded when it is first used: importing this
 package loads neither torch nor zarr nor DuckDB, nor anything else that takes time.
 """
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     )
     from dacapo_store.background import Pending
     from dacapo_store.base import Base
+    from dacapo_store.citation import Citation
     from dacapo_store.config_store import ConfigStore, DuplicateNameError, FileConfigStore
     from dacapo_store.converter import ConversionError, TypeNameError, UnknownTypeError
+    from dacapo_store.corrections import Correction
     from dacapo_store.create_store import (
         create_array_store,
         create_config_store,
@@ -39,8 +43,10 @@ if TYPE_CHECKING:
     )
     from dacapo_store.options import Options
     from dacapo_store.provenance import set_actor
+    from dacapo_store.replay import ReplayReceipt
     from dacapo_store.scalar_logger import ScalarLogger
     from dacapo_store.stats_store import FileStatsStore, StatsStore
+    from dacapo_store.store import Store, open  # noqa: A004 - used as dacapo_store.open
     from dacapo_store.training_iteration_stats import TrainingIterationStats
     from dacapo_store.training_stats import TrainingStats
     from dacapo_store.validation_scores import ValidationIterationScores, ValidationScores
@@ -50,9 +56,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrayStore",
     "Base",
+    "Citation",
     "ConfigMissingError",
     "ConfigStore",
     "ConversionError",
+    "Correction",
     "DaCapoStoreError",
     "DamagedArtifactError",
     "DuplicateNameError",
@@ -65,8 +73,10 @@ __all__ = [
     "MissingError",
     "Options",
     "Pending",
+    "ReplayReceipt",
     "ScalarLogger",
     "StatsStore",
+    "Store",
     "TrainingIterationStats",
     "TrainingStats",
     "TypeNameError",
@@ -82,6 +92,7 @@ __all__ = [
     "create_config_store",
     "create_stats_store",
     "create_weights_store",
+    "open",
     "set_actor",
 ]
 
@@ -107,6 +118,10 @@ _NAMES_BY_MODULE = {
     "options": ("Options",),
     "provenance": ("set_actor",),
     "scalar_logger": ("ScalarLogger",),
+    "citation": ("Citation",),
+    "corrections": ("Correction",),
+    "replay": ("ReplayReceipt",),
+    "store": ("Store", "open"),
     "stats_store": ("FileStatsStore", "StatsStore"),
     "training_iteration_stats": ("TrainingIterationStats",),
     "training_stats": ("TrainingStats",),

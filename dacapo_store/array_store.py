@@ -43,6 +43,8 @@ from eventstore import DuplicateEventError, derived_id, files
 if TYPE_CHECKING:
     from upath import UPath
 
+    from dacapo_store.moments import Moment
+
 logger = logging.getLogger(__name__)
 
 _TRASH = ".trash"
@@ -134,6 +136,7 @@ class LocalArrayStore(ArrayStore):
     Args:
         basedir: The base directory; a relative one is resolved now. It is created when missing.
         read_only: Open the base, which must exist, without writing to it, not even a lock.
+        as_of: Look at the store as of this position or time, read-only. Arrays themselves have no past.
 
     Attributes:
         basedir: The base directory, absolute.
@@ -145,9 +148,11 @@ class LocalArrayStore(ArrayStore):
     array_identifier_type: ClassVar[type[LocalArrayIdentifier]] = LocalArrayIdentifier
     container_identifier_type: ClassVar[type[LocalContainerIdentifier]] = LocalContainerIdentifier
 
-    def __init__(self, basedir: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, basedir: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> None:
         self.basedir = absolute_path(basedir)
-        self._base = Base.at(str(self.basedir), read_only=read_only)
+        self._base = Base.at(str(self.basedir), read_only=read_only, as_of=as_of)
 
     def best_validation_array(self, run_name: str, criterion: Any, index: Any = None) -> LocalArrayIdentifier:
         """Where the best validation array by a criterion lies: ``[<index>/]<criterion>``.

@@ -22,9 +22,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dacapo_store import artifacts
-from dacapo_store.artifacts import Artifact, ArtifactWriter
 from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.payload_copies import copy_payload
 from dacapo_store.payloads import Payloads
 from eventstore import EventLog, LogNotFoundError, copy_log, files
 from eventstore.spool import read_spools, replace_spools
@@ -93,7 +92,7 @@ def back_up(
     for payload in named.kept():
         artifact = payload.artifact
         try:
-            copied_bytes += _copy_payload(root, copy, artifact, link=link)
+            copied_bytes += copy_payload(root, copy, artifact, link=link)
         except (FileNotFoundError, DamagedArtifactError, ValueError) as error:
             if artifact.path not in since:
                 reason = "the file is gone" if isinstance(error, FileNotFoundError) else str(error)
@@ -139,39 +138,3 @@ def synced_log(root: Path) -> EventLog:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         return EventLog.open(events, read_only=True)
-
-
-def _copy_payload(root: Path, copy: Path, artifact: Artifact, *, link: bool) -> int:
-    """Copy a payload that is not there yet; how many bytes were written."""
-    source, target = artifacts.locate(root, artifact.path), artifacts.locate(copy, artifact.path)
-    if target.is_file() and target.stat().st_size == artifact.bytes:
-        return 0
-    if target.exists():
-        # Cut off by a crash of the machine, or not ours: it is no backup of this payload.
-        files.unlink(target)
-    if link:
-        artifacts.verify_file(root, artifact)
-        files.make_directories(target.parent, like=copy)
-        try:
-            files.link(source, target)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
-                raise
-        else:
-            return 0
-    artifacts.write(
-        copy, artifact.path, lambda file: _fill(file, source, artifact), chunk_bytes=artifact.chunk_bytes
-    )
-    return artifact.bytes
-
-
-def _fill(file: ArtifactWriter, source: Path, artifact: Artifact) -> None:
-    with source.open("rb") as payload:
-        while data := payload.read(artifacts.CHUNK_BYTES):
-            file.write(data)
-    found = file.describe(artifact.path)
-    if found != artifact:
-        raise DamagedArtifactError(
-            f"the file {artifact.path} is not the one that was stored (expected {artifact.bytes} bytes, "
-            f"digest {artifact.digest}; found {found.bytes} bytes, digest {found.digest}) and was not copied"
-        )

@@ -22,6 +22,7 @@ import msgspec
 from dacapo_store import housekeeping
 from dacapo_store.background import BackgroundWriter
 from dacapo_store.events import EVENT_TYPES
+from dacapo_store.moments import Moment, position_of
 from dacapo_store.names import validate_run_name
 from dacapo_store.provenance import event_metadata
 from eventstore import (
@@ -78,12 +79,14 @@ class Base:
         log: Its log, the ground truth.
         background: What this process writes to it without being waited for.
         loggers: The scalar loggers of this process that are open on it.
+        as_of: The position that this is a view of; None for the base as it is.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         """Open the base; ``Base.at`` shares one object per directory."""
         self.path = path
         self.read_only = read_only
+        self.as_of: int | None = None
         self.log = EventLog.open(path / "events", read_only=read_only)
         self._views: ReadModels | None = None
         self._views_lock = threading.Lock()
@@ -92,16 +95,25 @@ class Base:
         self.settle_if_possible()
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Base:
+    def at(
+        cls, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> Base:
         """The base in a directory, which is made if need be.
 
         Args:
             path: The directory; a relative one is resolved now.
             read_only: Take no lock and write nothing; the base must exist.
+            as_of: Look at the base as it was at this position or time, read-only.
 
         Raises:
+            ValueError: There is no such position or time.
             eventstore.EventStoreError: The log cannot be opened; the text says why and what to do.
         """
+        if as_of is not None:
+            from dacapo_store.past import PastBase
+
+            present = cls.at(path, read_only=True)
+            return PastBase(present, position_of(present.log, as_of))
         resolved = Path(path).expanduser().resolve()
         with _bases_lock:
             base = _bases.get((resolved, read_only))
@@ -113,6 +125,11 @@ class Base:
     def __reduce__(self) -> tuple[Any, ...]:
         """A base travels to another process as its directory and is opened there."""
         return _at, (self.path, self.read_only)
+
+    @property
+    def present(self) -> Base:
+        """The base as it is now."""
+        return self
 
     @property
     def views(self) -> ReadModels:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import difflib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from dacapo_store import converter
 from dacapo_store.base import Base
+from dacapo_store.differences import ABSENT, Difference, differences, shown
 from dacapo_store.errors import ConfigMissingError
 from dacapo_store.events import EVENT_TYPES, ConfigDeleted, ConfigStored
 from dacapo_store.names import validate_run_name
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from upath import UPath
 
+    from dacapo_store.moments import Moment
     from eventstore import Event, ExpectedVersion, RecordedEvent
 
 KINDS: Final = ("runs", "tasks", "architectures", "trainers", "datasplits", "datasets", "arrays")
@@ -43,7 +45,6 @@ PARTS_OF_A_RUN: Final = {
 """The fields of a run config that are configs of their own, and their kinds."""
 
 _DIFFERENCES_SHOWN: Final = 3
-_VALUE_CHARACTERS_SHOWN: Final = 60
 
 
 class DuplicateNameError(Exception):
@@ -265,15 +266,18 @@ class FileConfigStore(ConfigStore):
     Args:
         path: ``<base>/configs``, or any other directory, which is then a base of its own.
         read_only: Open the base without writing to it, not even a lock.
+        as_of: Look at the store as it was at this position or time, read-only.
 
     Attributes:
         path: The absolute path. With ``users``, ``runs``, ``tasks`` and so on below it these are
             names that DaCapo knows and that ``delete_config`` takes. The configs lie in the log.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> None:
         self.path: UPath = absolute_path(path)
-        self._base = Base.at(base_path(self.path, "configs"), read_only=read_only)
+        self._base = Base.at(base_path(self.path, "configs"), read_only=read_only, as_of=as_of)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -329,6 +333,19 @@ class FileConfigStore(ConfigStore):
             return [EVENT_TYPES.event(ConfigDeleted(kind=kind, name=name))]
 
         self._base.decide(_stream(kind, name), deletion)
+
+    def retrieve_config(self, database: Any, config_name: str) -> Any:
+        """The document of a config of any kind.
+
+        Args:
+            database: As for ``delete_config``.
+            config_name: Its name.
+
+        Raises:
+            ConfigMissingError: There is none; the text suggests names that are close.
+            ValueError: ``database`` is none of this store.
+        """
+        return self._retrieve(self._kind(database), config_name, raw=True)
 
     def _store(self, kind: str, config: Any, ignore: Collection[str] | None) -> None:
         documents = _documents(kind, converter.unstructure(config))
@@ -445,37 +462,18 @@ def _how_they_differ(
     kind: str, name: str, stored: Mapping[str, Any], given: Mapping[str, Any], ignore: Collection[str]
 ) -> str:
     relevant = [{key: doc[key] for key in doc if key not in ignore} for doc in (stored, given)]
-    differences = list(itertools.islice(_differences(*relevant, place=""), _DIFFERENCES_SHOWN + 1))
-    if len(differences) > _DIFFERENCES_SHOWN:
-        differences[-1] = "and more"
+    told = list(itertools.islice(map(_told, differences(*relevant)), _DIFFERENCES_SHOWN + 1))
+    if len(told) > _DIFFERENCES_SHOWN:
+        told[-1] = "and more"
     return (
         f"{_called(kind)} named {name!r} is stored with other content, and nothing was changed: "
-        f"{'; '.join(differences)}. Choose another name, or delete the stored config first."
+        f"{'; '.join(told)}. Choose another name, or delete the stored config first."
     )
 
 
-def _differences(stored: Any, given: Any, *, place: str) -> Iterator[str]:
-    """The places at which two documents differ, each as deep as it can be told."""
-    if isinstance(stored, Mapping) and isinstance(given, Mapping):
-        for key in dict.fromkeys([*stored, *given]):
-            at = f"{place}.{key}" if place else str(key)
-            if key not in given:
-                yield f"{at} is stored and not given"
-            elif key not in stored:
-                yield f"{at} is given and not stored"
-            else:
-                yield from _differences(stored[key], given[key], place=at)
-    elif _are_sequences_of_one_length(stored, given):
-        for number, (mine, others) in enumerate(zip(stored, given, strict=True)):
-            yield from _differences(mine, others, place=f"{place}[{number}]")
-    elif not converter.documents_equal(stored, given):
-        yield f"{place} is {_shown(stored)} and was given as {_shown(given)}"
-
-
-def _are_sequences_of_one_length(first: Any, second: Any) -> bool:
-    return isinstance(first, list | tuple) and type(first) is type(second) and len(first) == len(second)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _VALUE_CHARACTERS_SHOWN else f"{text[:_VALUE_CHARACTERS_SHOWN]}…"
+def _told(difference: Difference) -> str:
+    if difference.after is ABSENT:
+        return f"{difference.place} is stored and not given"
+    if difference.before is ABSENT:
+        return f"{difference.place} is given and not stored"
+    return f"{difference.place} is {shown(difference.before)} and was given as {shown(difference.after)}"

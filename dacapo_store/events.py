@@ -141,6 +141,17 @@ class WeightsRemoved(msgspec.Struct, frozen=True):
     iteration: int
 
 
+@EVENT_TYPES.register("WeightsRewound")
+class WeightsRewound(msgspec.Struct, frozen=True):
+    """Weights of iterations above ``keeps_until`` left the view, and what was best because of them.
+
+    Unlike removed ones their files stay: the state before can be loaded and restored.
+    """
+
+    run: str
+    keeps_until: int
+
+
 @EVENT_TYPES.register("WeightsPayloadDropped")
 class WeightsPayloadDropped(msgspec.Struct, frozen=True):
     """The file of weights that were stored again since is deleted, to make room.

@@ -113,7 +113,23 @@ VALIDATION: Final = Kind("validation", ValidationRows, ValidationEpochBegun, Val
 
 def storing(kind: Kind[R], run: str, history: History[R], given: R) -> list[Event]:
     """The events that follow when ``given`` is stored: none when it brings nothing new."""
-    wanted = change(history.rows, given)
+    return _recording(kind, run, history, change(history.rows, given))
+
+
+def becoming(kind: Kind[R], run: str, history: History[R], wanted: R) -> list[Event]:
+    """The events after which exactly ``wanted`` is in view: none when it is already."""
+    return _recording(kind, run, history, _towards(history.rows, wanted))
+
+
+def rewinding(kind: Kind[R], run: str, history: History[R], keeps_below: int) -> list[Event]:
+    """The events after which only rows below an iteration are in view: none when that is so."""
+    if not len(history.rows) or history.rows.iterations.max() < keeps_below:
+        return []
+    begun = kind.epoch_begun(run=run, epoch=history.epoch + 1, keeps_below=keeps_below)
+    return [EVENT_TYPES.event(begun)]
+
+
+def _recording(kind: Kind[R], run: str, history: History[R], wanted: Change[R] | None) -> list[Event]:
     if wanted is None:
         return []
     if wanted.keeps_below is None:
@@ -190,7 +206,10 @@ def change(stored: R, given: R) -> Change[R] | None:
     """What turns ``stored`` into the outcome of the rule; None when it is that already."""
     if not len(given):
         return None
-    outcome = _outcome(stored, given)
+    return _towards(stored, _outcome(stored, given))
+
+
+def _towards(stored: R, outcome: R) -> Change[R] | None:
     same = stored.common_prefix(outcome)
     if same < len(stored):
         kept, keeps_below = _cut(stored.iterations, same)

@@ -13,10 +13,17 @@ from pathlib import Path
 from dacapo_store import artifacts
 from dacapo_store.artifacts import Artifact
 from dacapo_store.errors import DamagedArtifactError
-from dacapo_store.events import EVENT_TYPES, EventLost, WeightsPayloadDropped, WeightsRemoved, WeightsStored
+from dacapo_store.events import (
+    EVENT_TYPES,
+    EventLost,
+    WeightsPayloadDropped,
+    WeightsRemoved,
+    WeightsRewound,
+    WeightsStored,
+)
 from eventstore import EVENT_LOST, LOST_STREAM, EventLog, RecordedEvent
 
-TYPES = (EVENT_LOST, "WeightsPayloadDropped", "WeightsRemoved", "WeightsStored")
+TYPES = (EVENT_LOST, "WeightsPayloadDropped", "WeightsRemoved", "WeightsRewound", "WeightsStored")
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class Payloads:
 
     Attributes:
         present: The payload of each run's iterations, as they are in view.
-        superseded: Payloads that are out of view because the iteration was stored again, oldest first.
+        superseded: Payloads that are out of view because the iteration was stored again, or the run
+            rewound, oldest first.
         removed: Payloads whose weights were removed, by path.
         dropped: The paths of payloads that were dropped.
         lost_runs: Runs of which events were lost: what they named is unknown.
@@ -76,19 +84,30 @@ class Payloads:
         match EVENT_TYPES.decode(event):
             case WeightsStored() as stored:
                 key = (stored.run, stored.iteration)
-                if key in self.present:
-                    self.superseded.setdefault(key, []).append(self.present[key])
+                self._supersede(key)
+                # Restored: a file that was out of view is in it again.
+                earlier = self.superseded.get(key, [])
+                earlier[:] = [payload for payload in earlier if payload.stored.path != stored.path]
+                self.removed.pop(stored.path, None)
                 self.present[key] = Payload(stored, event.position)
             case WeightsRemoved(run=run, iteration=iteration):
                 payload = self.present.pop((run, iteration), None)
                 if payload is not None:
                     self.removed[payload.stored.path] = payload
+            case WeightsRewound(run=run, keeps_until=kept):
+                for key in [key for key in self.present if key[0] == run and key[1] > kept]:
+                    self._supersede(key)
             case WeightsPayloadDropped(path=path):
                 self.dropped.add(path)
             case EventLost():
                 self.any_lost = self.any_lost or event.stream == LOST_STREAM
                 if event.stream.startswith("weights/"):
                     self.lost_runs.add(event.stream.removeprefix("weights/"))
+
+    def _supersede(self, key: tuple[str, int]) -> None:
+        payload = self.present.pop(key, None)
+        if payload is not None:
+            self.superseded.setdefault(key, []).append(payload)
 
     def kept(self) -> list[Payload]:
         """The payloads that should be there: those in view, and those that an earlier view loads."""

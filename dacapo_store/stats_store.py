@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from upath import UPath
 
+    from dacapo_store.moments import Moment
     from eventstore import Event
 
 R = TypeVar("R", bound=Rows)
@@ -201,15 +202,18 @@ class FileStatsStore(StatsStore):
     Args:
         path: ``<base>/stats``, or any other directory, which is then a base of its own.
         read_only: Open the base without writing to it, not even a lock.
+        as_of: Look at the store as it was at this position or time, read-only.
 
     Attributes:
         path: The absolute path; with ``training_stats`` and ``validation_scores`` below it these
             are names that DaCapo knows. The stats themselves lie in the log.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> None:
         self.path: UPath = absolute_path(path)
-        self._base = Base.at(base_path(self.path, "stats"), read_only=read_only)
+        self._base = Base.at(base_path(self.path, "stats"), read_only=read_only, as_of=as_of)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"

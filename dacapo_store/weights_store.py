@@ -38,7 +38,6 @@ import urllib.parse
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
@@ -51,12 +50,14 @@ from dacapo_store.events import EVENT_TYPES, BestWeightsChosen, WeightsRemoved, 
 from dacapo_store.names import run_name_of
 from dacapo_store.store_paths import absolute_path
 from dacapo_store.weights_file import Weights
+from dacapo_store.weights_history import WeightsHistory
 from dacapo_store.weights_staging import Staging, StateTooLargeError
 from eventstore import WriteRefusedError, files
 
 if TYPE_CHECKING:
     import torch
 
+    from dacapo_store.moments import Moment
     from eventstore import Event, RecordedEvent
 
 __all__ = ["LocalWeightsStore", "TrainableRun", "Weights", "WeightsStore"]
@@ -165,14 +166,17 @@ class LocalWeightsStore(WeightsStore):
     Args:
         basedir: The base directory; a relative one is resolved now. It is created when missing.
         read_only: Open the base, which must exist, without writing to it, not even a lock or a link.
+        as_of: Look at the store as it was at this position or time, read-only.
 
     Attributes:
         basedir: The base directory, absolute.
     """
 
-    def __init__(self, basedir: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, basedir: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> None:
         self.basedir = absolute_path(basedir)
-        self._base = Base.at(str(self.basedir), read_only=read_only)
+        self._base = Base.at(str(self.basedir), read_only=read_only, as_of=as_of)
         self._traced: set[str] = set()
 
     def latest_iteration(self, run: Any) -> int | None:
@@ -323,10 +327,10 @@ class LocalWeightsStore(WeightsStore):
         self._base.require_writable()
         name, iteration = self._run_name(run), _iteration(iteration)
         self._settle(name, iteration)
-        removed: list[_History] = []
+        removed: list[WeightsHistory] = []
 
         def decide(events: Iterable[RecordedEvent]) -> list[Event]:
-            history = _History.of(events)
+            history = WeightsHistory.of(events)
             if iteration not in history.stored:
                 raise _missing(name, iteration, history)
             removed[:] = [history]
@@ -365,7 +369,7 @@ class LocalWeightsStore(WeightsStore):
         choice = (_dataset_name(dataset), str(criterion))
 
         def decide(events: Iterable[RecordedEvent]) -> list[Event]:
-            history = _History.of(events)
+            history = WeightsHistory.of(events)
             if iteration not in history.stored:
                 raise _missing(name, iteration, history)
             if history.best.get(choice) == iteration:
@@ -428,10 +432,10 @@ class LocalWeightsStore(WeightsStore):
         rows = self._base.query("SELECT DISTINCT stream FROM events WHERE starts_with(stream, 'weights/')")
         return sorted(stream.removeprefix("weights/") for (stream,) in rows.fetchall())
 
-    def _history(self, name: str) -> tuple[int | None, _History]:
+    def _history(self, name: str) -> tuple[int | None, WeightsHistory]:
         """What the log says of the run's weights, and the stream version at which it says so."""
         events = list(self._base.log.read_stream(_stream(name)))
-        return (events[-1].stream_version if events else None), _History.of(events)
+        return (events[-1].stream_version if events else None), WeightsHistory.of(events)
 
     def _settle(self, name: str, iteration: int | None = None) -> None:
         """Wait for what is under way of a run, or only of one iteration of it."""
@@ -579,40 +583,6 @@ class LocalWeightsStore(WeightsStore):
             logger.info("The model of run %s cannot be traced; its weights are stored.", name, exc_info=True)
 
 
-@dataclass
-class _History:
-    """What a run's stream says: the fold of its events.
-
-    Attributes:
-        stored: The present weights, by iteration.
-        best: The present choices, by dataset and criterion.
-        iterations: Every iteration that ever had weights.
-        choices: Every dataset and criterion that ever had a choice.
-    """
-
-    stored: dict[int, WeightsStored] = field(default_factory=dict)
-    best: dict[tuple[str, str], int] = field(default_factory=dict)
-    iterations: set[int] = field(default_factory=set)
-    choices: set[tuple[str, str]] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, events: Iterable[RecordedEvent]) -> _History:
-        """The fold of these events."""
-        history = cls()
-        for recorded in events:
-            match EVENT_TYPES.decode(recorded):
-                case WeightsStored() as stored:
-                    history.stored[stored.iteration] = stored
-                    history.iterations.add(stored.iteration)
-                case WeightsRemoved(iteration=iteration):
-                    history.stored.pop(iteration, None)
-                    history.best = {key: best for key, best in history.best.items() if best != iteration}
-                case BestWeightsChosen(dataset=dataset, criterion=criterion, iteration=iteration):
-                    history.best[dataset, criterion] = iteration
-                    history.choices.add((dataset, criterion))
-        return history
-
-
 def _state_of(run: TrainableRun) -> dict[str, Any]:
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     return {part: weights_file.plain_state(content) for part, content in state.items()}
@@ -622,7 +592,7 @@ def _stream(name: str) -> str:
     return f"weights/{name}"
 
 
-def _missing(name: str, iteration: int | str, history: _History) -> WeightsMissingError:
+def _missing(name: str, iteration: int | str, history: WeightsHistory) -> WeightsMissingError:
     latest = f"its latest are those of iteration {max(history.stored)}" if history.stored else "it has none"
     return WeightsMissingError(f"run {name!r} has no weights of iteration {iteration}: {latest}")
 

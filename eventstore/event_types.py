@@ -166,6 +166,15 @@ class EventTypes:
         data = _lifted(tagged_json.decode(recorded.data_json), recorded.schema_version, event_type, where)
         return _convert(data, event_type, where)
 
+    def fact(self, event: Event) -> msgspec.Struct:
+        """Give the struct of an event that is yet to be appended, as ``event`` made it.
+
+        Raises:
+            UnknownEventTypeError: The type is not registered.
+            InvalidEventError: The data do not fit the struct.
+        """
+        return _convert(event.data, self._named(event.type), f"event {event.type!r}")
+
     def _named(self, name: str, where: str = "") -> _EventType:
         event_type = self._by_name.get(name)
         if event_type is None:

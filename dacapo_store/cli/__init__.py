@@ -14,6 +14,7 @@ EXIT_USAGE = 2
 
 def main() -> None:
     """Run the command line; errors that people can mend end with one line and an exit code."""
+    from dacapo_store.base import open_bases
     from dacapo_store.cli.app import app
     from dacapo_store.errors import DaCapoStoreError
     from eventstore import EventStoreError, LogNotFoundError
@@ -26,6 +27,19 @@ def main() -> None:
         _fail(error, EXIT_PROBLEM)
     except ValueError as error:
         _fail(error, EXIT_USAGE)
+    except Exception as error:
+        if not _is_sql_error(error):
+            raise
+        _fail(error, EXIT_USAGE)
+    finally:
+        for base in open_bases():
+            base.close()
+
+
+def _is_sql_error(error: Exception) -> bool:
+    """Whether somebody's SQL was wrong; asked only of what has loaded DuckDB."""
+    projections = sys.modules.get("projections")
+    return projections is not None and isinstance(error, projections.SQL_ERRORS)
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from dacapo_store.cli import care, snapshots
+from dacapo_store.cli import care, change, look, snapshots, trace
 
 app = typer.Typer(
     name="dacapo-store",
-    help="Look after a base directory: configs, stats, weights and arrays of DaCapo runs.",
+    help="Ask, trace, mend and look after a base: configs, stats, weights and arrays of DaCapo runs.",
     no_args_is_help=True,
     add_completion=True,
     # A traceback with local variables is for programmers, and may show what a config holds.
@@ -21,5 +21,5 @@ def _verbs() -> None:
     """With a callback, a single verb would keep its name, too."""
 
 
-care.add_to(app)
-snapshots.add_to(app)
+for group in (look, trace, change, care, snapshots):
+    group.add_to(app)

@@ -99,6 +99,7 @@ _weighing = st.one_of(
         digest=st.just("d"),
     ),
     _event("WeightsRemoved", **_weights),
+    _event("WeightsRewound", run=_weights["run"], keeps_until=_weights["iteration"]),
     _event("BestWeightsChosen", **_weights, dataset=st.sampled_from(["d", "e"]), criterion=st.just("c")),
 )
 _others = st.one_of(

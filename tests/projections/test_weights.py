@@ -14,6 +14,10 @@ def _removed(iteration: int) -> GivenEvent:
     return event("WeightsRemoved", {"run": "r", "iteration": iteration})
 
 
+def _rewound(keeps_until: int, *, run: str = "r") -> GivenEvent:
+    return event("WeightsRewound", {"run": run, "keeps_until": keeps_until})
+
+
 def _chosen(iteration: int, *, dataset: str = "d", criterion: str = "c") -> GivenEvent:
     data = {"run": "r", "dataset": dataset, "criterion": criterion, "iteration": iteration}
     return event("BestWeightsChosen", data)
@@ -61,3 +65,14 @@ def test_removing_the_chosen_weights_ends_the_choice_for_good() -> None:
 def test_removing_other_weights_leaves_the_choice() -> None:
     """Only the chosen iteration's removal counts, and only behind the choice."""
     assert rows([_removed(40), _chosen(40), _removed(20)], _BEST) == [("d", 40)]
+
+
+def test_a_rewind_takes_later_weights_and_choices_out_of_view_until_stored_again() -> None:
+    """Those of the iteration itself stay; another run's rewind is nothing to it."""
+    given = [_stored(20), _chosen(20), _stored(40), _chosen(40), _rewound(0, run="other"), _rewound(20)]
+
+    assert rows(given, "SELECT iteration FROM weights") == [(20,)]
+    assert rows(given, _BEST) == []
+    assert rows([*given, _chosen(20)], _BEST) == [("d", 20)]
+    assert rows([*given, _stored(40)], "SELECT iteration FROM weights ORDER BY 1") == [(20,), (40,)]
+    assert rows(given, "SELECT iteration FROM weights_at(5) ORDER BY 1") == [(20,), (40,)]

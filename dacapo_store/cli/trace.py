@@ -1,0 +1,250 @@
+"""``log``, ``history``, ``blame``, ``diff``, ``tail``: who changed what and when, and what comes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dacapo_store.cli.look import At, BaseOption, Limit
+from dacapo_store.cli.output import remark, say
+from dacapo_store.cli.places import store_at
+from dacapo_store.cli.tables import ArrowFile, Csv, Json, local, plain, show
+
+if TYPE_CHECKING:
+    from dacapo_store.audit import Entry
+    from dacapo_store.store import Store
+
+Kind = Annotated[
+    str, typer.Argument(help="runs, tasks, … or training, validation, weights of a run.", metavar="KIND")
+]
+Name = Annotated[str, typer.Argument(help="The name.", metavar="NAME")]
+Since = Annotated[str | None, typer.Option(help="From this position or time on.", metavar="MOMENT")]
+Until = Annotated[str | None, typer.Option(help="Before this position or time.", metavar="MOMENT")]
+
+_WAKE_SECONDS = 1.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    for verb in (log, history, blame, diff, tail):
+        app.command()(verb)
+
+
+def log(  # noqa: PLR0913 - a command has as many options as it has
+    *,
+    run: Annotated[str | None, typer.Option("--run", "-r", help="A run, or a pattern.")] = None,
+    kind: Annotated[str | None, typer.Option(help="runs, tasks, …, training, validation, weights.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Who wrote it, or a pattern.")] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    base: BaseOption = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    arrow: ArrowFile = None,
+) -> None:
+    """Read the log like a diary: one line for each event, oldest first; with --limit the last ones.
+
+    Example: dacapo-store log --run 'unet_*' --since 2026-03-01T00:00Z
+    """
+    found = store_at(base).log(run=run, kind=kind, actor=actor, since=since, until=until)
+    chosen = found if limit is None else found[max(len(found) - limit, 0) :]
+    _show_entries(chosen, as_json=as_json, as_csv=as_csv, arrow=arrow)
+
+
+def history(
+    kind: Kind,
+    name: Name,
+    *,
+    base: BaseOption = None,
+    at: At = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    arrow: ArrowFile = None,
+) -> None:
+    """Everything that ever happened to a thing.
+
+    Example: dacapo-store history tasks seg
+    """
+    found = store_at(base, at).history(kind, name)
+    _show_entries(found, as_json=as_json, as_csv=as_csv, arrow=arrow)
+
+
+def _show_entries(found: Sequence[Entry], **how: Any) -> None:
+    import pyarrow as pa
+
+    rows = [
+        {
+            "position": entry.position,
+            "time": entry.recorded_at,
+            "actor": entry.actor,
+            "host": entry.host,
+            "kind": entry.kind,
+            "name": entry.name,
+            "what": entry.summary,
+        }
+        for entry in found
+    ]
+    columns = ("actor", "host", "kind", "name", "what")
+    schema = pa.schema(
+        [
+            ("position", pa.uint64()),
+            ("time", pa.timestamp("us", "UTC")),
+            *((name, pa.string()) for name in columns),
+        ]
+    )
+    show(pa.Table.from_pylist(rows, schema), **how)
+
+
+def blame(
+    kind: Kind,
+    name: Name,
+    *,
+    base: BaseOption = None,
+    at: At = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Who set each field of a config, and when.
+
+    Example: dacapo-store blame tasks seg
+    """
+    import pyarrow as pa
+
+    found = store_at(base, at).blame(kind, name)
+    rows = [
+        {
+            "field": place,
+            "value": json.dumps(plain(value)),
+            "actor": entry.actor,
+            "time": entry.recorded_at,
+            "position": entry.position,
+        }
+        for place, value, entry in found
+    ]
+    schema = pa.schema(
+        [
+            *((column, pa.string()) for column in ("field", "value", "actor")),
+            ("time", pa.timestamp("us", "UTC")),
+            ("position", pa.uint64()),
+        ]
+    )
+    show(pa.Table.from_pylist(rows, schema), as_json=as_json, as_csv=as_csv)
+
+
+def diff(
+    one: Annotated[str, typer.Argument(help="A run, or KIND/NAME of a thing.", metavar="RUN|KIND/NAME")],
+    other: Annotated[str | None, typer.Argument(help="Another run.", metavar="[RUN]")] = None,
+    *,
+    since: Annotated[str | None, typer.Option("--from", help="The earlier moment.", metavar="MOMENT")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="The later moment.", metavar="MOMENT")] = None,
+    only_changed: Annotated[
+        bool, typer.Option("--only-changed/--all", help="Leave out, or show, what is the same in both runs.")
+    ] = True,
+    base: BaseOption = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs, or a thing at two moments: what changed from which value to which, by whom.
+
+    Example: dacapo-store diff run_7 run_8
+
+    Example: dacapo-store diff tasks/seg --from 2026-03-01T00:00Z
+    """
+    store = store_at(base)
+    if other is not None:
+        _diff_runs(store, one, other, only_changed=only_changed, as_json=as_json)
+        return
+    kind, slash, name = one.partition("/")
+    if not slash:
+        raise ValueError(f"give a second run to compare {one!r} with, or KIND/NAME, e.g. tasks/{one}")
+    changes = store.diff(kind, name, since, until)
+    if as_json:
+        say(
+            json.dumps(
+                [
+                    {
+                        "place": each.difference.place,
+                        "before": plain(each.difference.before),
+                        "after": plain(each.difference.after),
+                        "actor": each.entry.actor,
+                        "time": plain(each.entry.recorded_at),
+                        "position": each.entry.position,
+                    }
+                    for each in changes
+                ],
+                indent=1,
+            )
+        )
+    else:
+        say(repr(changes))
+
+
+def _diff_runs(store: Store, one: str, other: str, *, only_changed: bool, as_json: bool) -> None:
+    import pyarrow as pa
+
+    rows = store.compared_runs(one, other)
+    if only_changed:
+        rows = [row for row in rows if row[1] != row[2]]
+    shown = [[place, *(json.dumps(plain(value)) for value in values)] for place, *values in rows]
+    columns = [list(column) for column in zip(*shown, strict=True)] if shown else [[], [], []]
+    names = ["place", one, other] if one != other else ["place", "one", "other"]
+    show(pa.table([pa.array(column, pa.string()) for column in columns], names=names), as_json=as_json)
+
+
+def tail(
+    run: Annotated[str, typer.Argument(help="A run, or a pattern; default: all.", metavar="[RUN]")] = "*",
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for what comes; Ctrl-C ends it.")
+    ] = False,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows for which this SQL holds, e.g. 'loss > 10'.", metavar="SQL")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="From this position or time on.", metavar="MOMENT")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", help="Begin with so many of the last rows.", min=0)
+    ] = 10,
+    base: BaseOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+) -> None:
+    """The last training stats, and with -f what comes, as it comes.
+
+    When it ends it says from which position to go on.
+
+    Example: dacapo-store tail -f run_7 --where 'loss > 10'
+    """
+    store = store_at(base)
+    reached = store.position
+    rows = store.training_rows(store.position_at(start) if start else 0, reached, run=run, where=where)
+    for row in rows if start else rows[max(len(rows) - limit, 0) :]:
+        _say_row(row, as_json=as_json)
+    try:
+        while follow:
+            end = _position_beyond(store, reached)
+            for row in store.training_rows(reached, end, run=run, where=where):
+                _say_row(row, as_json=as_json)
+            reached = end
+    except KeyboardInterrupt:
+        remark("")
+    remark(f"go on from here with: --from {reached}")
+
+
+def _position_beyond(store: Store, position: int) -> int:
+    """Wait until the log is longer than this; how long it is then."""
+    while store.position == position:
+        next(store.follow(from_position=position, timeout=_WAKE_SECONDS), None)
+    return store.position
+
+
+def _say_row(row: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plain(row)), flush=True)
+        return
+    loss = "" if row["loss"] is None else f"{row['loss']:.6g}"
+    seconds = "" if row["time"] is None else f"{row['time']:.3g} s"
+    print(f"{local(row['recorded_at'])}\t{row['run']}\t{row['iteration']}\t{loss}\t{seconds}", flush=True)

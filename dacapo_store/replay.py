@@ -1,0 +1,199 @@
+"""A new base from an old one: the same events, with their ids and times, up to a moment.
+
+So an experiment is branched from a past state, a base is made without what it must not hold (a
+``transform`` leaves it out, the one way for a secret to leave the history), or a part is cut out.
+
+1. The source is read up to a position that is durable there.
+2. Events are appended in their order, with ids, clocks and metadata as they were; repeating the call
+   writes nothing twice, so one that was interrupted is simply repeated.
+3. The payloads that these events name are linked or copied, each checked.
+4. ``replay.json`` in the new base says what it was made from: log id, position and chain value.
+
+Where nothing is left out or changed, all read models have equal content: ``same_content`` says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.moments import Moment, position_of
+from dacapo_store.payload_copies import copy_payload
+from dacapo_store.payloads import Payloads
+from eventstore import Event, EventLog, StreamAppend, files
+from eventstore.past import PastLog
+
+if TYPE_CHECKING:
+    import os
+
+    from eventstore import RecordedEvent
+
+RECEIPT: Final = "replay.json"
+_EVENTS_OF_A_COMMIT_MAX: Final = 1000
+
+Transform = Callable[[str, Event], tuple[str, Event] | None]
+"""Gets an event's stream and the event; gives what to write instead, or None to leave it out."""
+
+
+@dataclass(frozen=True)
+class ReplayReceipt:
+    """What a base was made from.
+
+    Attributes:
+        source: The base that was read.
+        log_id: Its log's id.
+        position: As of which position.
+        chain: Its chain's value there, which ``verify --expect`` compares with the source.
+        events: How many events the new base has.
+        new_chain: The new log's chain value behind them.
+        complete: True when no event was left out or changed.
+        payloads: How many weights files were linked or copied.
+        missing: Those that could not be, with the reason.
+    """
+
+    source: str
+    log_id: str
+    position: int
+    chain: str
+    events: int
+    new_chain: str
+    complete: bool
+    payloads: int
+    missing: tuple[tuple[str, str], ...]
+
+
+def replay(
+    base: str | os.PathLike[str],
+    into: str | os.PathLike[str],
+    *,
+    until: Moment | None = None,
+    types: Collection[str] | None = None,
+    transform: Transform | None = None,
+    payloads: Literal["link", "copy", "none"] = "link",
+) -> ReplayReceipt:
+    """Make a new base from the events of another one.
+
+    Args:
+        base: The base to read.
+        into: An empty or missing folder, or one where the same replay was interrupted.
+        until: As of which position or time; None is now.
+        types: Take only events of these types.
+        transform: Changes an event or leaves it out; called once for each, in order.
+        payloads: Give weights files a second name in the new base, copy them, or leave them.
+
+    Raises:
+        LogNotFoundError: There is no base to read.
+        ValueError: ``into`` holds something else, or lies within the base.
+        DuplicateEventError: ``into`` holds another replay.
+        DamagedLogError: The log to read is damaged.
+        OSError: The disk did not take it; the call may be repeated.
+    """
+    root, target = Path(base).expanduser().resolve(), Path(into).expanduser().resolve()
+    _check_target(root, target)
+    with EventLog.open(root / "events", read_only=True) as source:
+        position = position_of(source, until)
+        chain = source.chain_at(position)
+        taken = _changed(source.read(until=position, types=types), transform)
+        files.make_directories(target, like=root)
+        with EventLog.open(target / "events") as log:
+            for appends in _commits(taken):
+                log.append_to_streams(appends, durability="os")
+            log.sync()
+            events, new_chain = log.next_position, log.chain
+            named = Payloads.of_log(log)
+        count, missing = _bring(root, target, named, how=payloads)
+        receipt = ReplayReceipt(
+            source=str(root),
+            log_id=source.log_id.hex(),
+            position=position,
+            chain=chain.hex(),
+            events=events,
+            new_chain=new_chain.hex(),
+            complete=types is None and transform is None,
+            payloads=count,
+            missing=tuple(missing),
+        )
+    files.replace_text(target / RECEIPT, json.dumps(asdict(receipt), indent=1) + "\n", like=target)
+    return receipt
+
+
+def same_content(base: str | os.PathLike[str], other: str | os.PathLike[str], *, position: int) -> bool:
+    """Whether all read models of one base, as of a position, are equal to those of another as it is."""
+    from projections import ReadModels
+
+    digests = []
+    for path, until in ((base, position), (other, None)):
+        with EventLog.open(Path(path) / "events", read_only=True) as log:
+            views = ReadModels(PastLog(log, log.next_position if until is None else until))
+            digests.append(views.digests())
+            views.close()
+    return digests[0] == digests[1]
+
+
+def _changed(events: Iterable[RecordedEvent], transform: Transform | None) -> Iterator[tuple[str, Event]]:
+    for recorded in events:
+        event = Event(
+            recorded.type,
+            recorded.data,
+            schema_version=recorded.schema_version,
+            index=recorded.index,
+            values=recorded.values,
+            event_id=recorded.event_id,
+            metadata=recorded.metadata,
+            recorded_at=recorded.recorded_at,
+        )
+        wanted = (recorded.stream, event) if transform is None else transform(recorded.stream, event)
+        if wanted is not None:
+            yield wanted
+
+
+def _commits(events: Iterable[tuple[str, Event]]) -> Iterator[list[StreamAppend]]:
+    """Events in their order, as few commits as that allows: a commit names each stream once."""
+    parts: dict[str, list[Event]] = {}
+    last, count = None, 0
+    for stream, event in events:
+        if count == _EVENTS_OF_A_COMMIT_MAX or (stream in parts and stream != last):
+            yield _appends(parts)
+            parts, count = {}, 0
+        parts.setdefault(stream, []).append(event)
+        last, count = stream, count + 1
+    if parts:
+        yield _appends(parts)
+
+
+def _appends(parts: dict[str, list[Event]]) -> list[StreamAppend]:
+    return [StreamAppend(stream, events) for stream, events in parts.items()]
+
+
+def _bring(root: Path, target: Path, named: Payloads, *, how: str) -> tuple[int, list[tuple[str, str]]]:
+    missing: list[tuple[str, str]] = []
+    if how == "none":
+        return 0, missing
+    count = 0
+    for payload in named.kept():
+        try:
+            copy_payload(root, target, payload.artifact, link=how == "link")
+        except (FileNotFoundError, DamagedArtifactError, ValueError) as error:
+            reason = "the file is gone" if isinstance(error, FileNotFoundError) else str(error)
+            missing.append((payload.stored.path, reason))
+            continue
+        count += 1
+    return count, missing
+
+
+def _check_target(root: Path, target: Path) -> None:
+    if target == root or root in target.parents or target in root.parents:
+        raise ValueError(f"{target} and the base {root} lie within each other: give a folder elsewhere")
+    if target.is_dir() and any(target.iterdir()) and not (target / "events").is_dir():
+        raise ValueError(f"{target} is not empty: give an empty folder")
+
+
+def receipt_of(base: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a base was made from, if a replay made it."""
+    path = Path(base) / RECEIPT
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
