@@ -218,6 +218,11 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
+def rename_derived(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``, atomically; a power cut may undo it."""
+    source.rename(target)
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name, durably.
 
@@ -235,6 +240,11 @@ def unlink(path: Path) -> None:
     except FileNotFoundError:
         return
     sync_directory(path.parent)
+
+
+def remove_derived(path: Path) -> None:
+    """Take a name away; a power cut may bring it back. A name that is not there is no error."""
+    path.unlink(missing_ok=True)
 
 
 def remove_directory(path: Path) -> None:

@@ -3,19 +3,15 @@
 One append goes this way: encode and check everything · catch up with what others wrote · take the
 turn · catch up with what came since · known ids? · expectations · positions · one put · give the turn
 back · sync · return.
-The log keeps, in memory and derived from what it has read: the next position, the chain's value,
-each stream's positions, and the running maximum of the clocks. Event ids are indexed when a caller
-first passes one.
+What the log must know of its history, its length, the chain's value, stream versions, event ids and
+clocks, it asks its index, which is derived from the log and need not read it (``eventstore.index``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import weakref
-from array import array
-from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +37,7 @@ from eventstore.errors import (
 )
 from eventstore.follow import Stop, follow
 from eventstore.format import Numbers
+from eventstore.log_state import LogState
 from eventstore.message import BatchMessage
 from eventstore.model import (
     ANY,
@@ -88,12 +85,14 @@ class EventLog:
         """Take a storage adapter; use ``EventLog.open`` for a folder."""
         self._storage: Storage | None = storage
         self._schema = envelope_schema(storage.log_id)
-        self._state = threading.RLock()
         self._inherited = False
-        self._forget()
+        self._state = LogState(self._adapter)
         try:
-            self._catch_up()
+            self._state.begin()
+            self._state.catch_up()
+            self._state.keep_index()
         except BaseException:
+            self._state.close()
             storage.close()
             raise
         _open_logs.add(self)
@@ -191,11 +190,11 @@ class EventLog:
             chosen_ids += [event.event_id for event in part.events if event.event_id is not None]
         self._check_parts(appends, encoded)
         message = BatchMessage(encoded)
-        self._read_ahead(ids=bool(chosen_ids))
+        self._read_ahead([part.stream for part in appends], chosen_ids)
         commit = None
         while commit is None:
-            with self._state, self._adapter().turn():
-                self._catch_up()
+            with self._state.lock, self._adapter().turn():
+                self._state.catch_up()
                 commit = known = self._known_commit(encoded, chosen_ids) if chosen_ids else None
                 if commit is None:
                     self._check_expectations(appends)
@@ -205,6 +204,7 @@ class EventLog:
                 # This repetition may be there because the first one's sync failed: that is made up for.
                 self._adapter().recover()
             self._adapter().sync(commit.next_position)
+        self._state.keep_index()
         return commit
 
     def sync(self) -> None:
@@ -217,11 +217,12 @@ class EventLog:
             ReadOnlyLogError: An earlier sync failed, and the disk takes no writes to make up for it.
         """
         with self._turn():
-            self._catch_up()
+            self._state.catch_up()
+            next_position = self._next_position
         storage = self._adapter()
-        if storage.durable_position < self._next_position:
+        if storage.durable_position < next_position:
             storage.recover()
-            storage.sync(self._next_position)
+            storage.sync(next_position)
 
     def _check_parts(self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent]) -> None:
         if not encoded:
@@ -246,8 +247,7 @@ class EventLog:
         for part in appends:
             if part.expected is ANY:
                 continue
-            positions = self._streams.get(part.stream)
-            actual = None if positions is None else len(positions) - 1
+            actual = self._state.stream_version(part.stream)
             if not _fits(part.expected, actual):
                 there = "does not exist" if actual is None else f"is at version {actual}"
                 raise ExpectedVersionError(
@@ -257,26 +257,26 @@ class EventLog:
                     actual=actual,
                 )
 
-    def _read_ahead(self, *, ids: bool) -> None:
-        """Read what others have written before the lock is taken, so that under it little is left to read."""
-        if not ids and not self._adapter().has_news(self._next_position):
-            return
-        with self._state:
-            self._catch_up()
-            if ids:
-                self._index_event_ids()
+    def _read_ahead(self, streams: Sequence[str], ids: Sequence[UUID]) -> None:
+        """Read what will be needed before the lock is taken, so that under it little is left to read."""
+        with self._state.lock:
+            if ids or self._adapter().has_news(self._next_position):
+                self._state.catch_up()
+            for stream in streams:
+                self._state.stream_version(stream)
+            for event_id in ids:
+                self._state.id_position(event_id.bytes)
 
     def _put(self, encoded: Sequence[EncodedEvent], message: BatchMessage) -> Commit | None:
-        first_position, chain = self._next_position, self._chain
+        first_position, chain = self._next_position, self._state.chain
         versions: list[int] = []
         last_versions: dict[str, int] = {}
         for position, event in enumerate(encoded, first_position):
             stream = event.stream
-            version = last_versions.get(stream)
-            if version is None:
-                known = self._streams.get(stream)
-                version = -1 if known is None else len(known) - 1
-            version += 1
+            last = last_versions.get(stream)
+            if last is None:
+                last = self._state.stream_version(stream)
+            version = 0 if last is None else last + 1
             last_versions[stream] = version
             versions.append(version)
             chain = log_format.next_chain(
@@ -284,27 +284,33 @@ class EventLog:
             )
         data = message.at(first_position, versions)
         count = len(encoded)
-        if not self._adapter().put(data, first_position=first_position, event_count=count, chain=chain):
+        place = self._adapter().put(data, first_position=first_position, event_count=count, chain=chain)
+        if place is None:
             return None
-        streams = [event.stream for event in encoded]
-        self._note(streams, clock=max([event.recorded_at for event in encoded]), chain=chain)
+        self._state.add(
+            streams=[event.stream for event in encoded],
+            versions=versions,
+            ids=[event.id_bytes for event in encoded],
+            clock=max([event.recorded_at for event in encoded]),
+            chain=chain,
+            place=place,
+        )
         ids = tuple([event.event_id for event in encoded])
         return Commit(first_position, self._next_position, last_versions, ids)
 
     def _known_commit(self, encoded: Sequence[EncodedEvent], chosen_ids: Sequence[UUID]) -> Commit | None:
         """The commit that these very events made earlier, or None when none of their ids is known."""
-        self._index_event_ids()
-        known = [event_id for event_id in chosen_ids if event_id.bytes in self._id_positions]
-        if not known:
+        known = ((each, self._state.id_position(each.bytes)) for each in chosen_ids)
+        event_id, position = next((each for each in known if each[1] is not None), (None, None))
+        if event_id is None or position is None:
             return None
-        position = self._id_positions[known[0].bytes]
-        stored = next(self._adapter().read(position, position + 1))
+        stored = next(self._state.stored(position, position + 1))
         events = list(recorded_events(stored.batch))
         if len(events) != len(encoded) or not all(map(_same_event, events, encoded)):
             raise DuplicateEventError(
-                f"event {known[0]} stands at position {position} already, with other content or in another "
+                f"event {event_id} stands at position {position} already, with other content or in another "
                 "commit: a repetition must repeat the whole append; anything else needs new ids",
-                event_id=known[0].hex,
+                event_id=event_id.hex,
                 position=position,
             )
         versions = {event.stream: event.stream_version for event in events}
@@ -317,8 +323,12 @@ class EventLog:
     @property
     def next_position(self) -> int:
         """The position that the next event will get: the log's length, and its version number."""
-        self._catch_up()
+        self._state.catch_up()
         return self._next_position
+
+    @property
+    def _next_position(self) -> int:
+        return self._state.next_position
 
     @property
     def durable_position(self) -> int:
@@ -333,8 +343,9 @@ class EventLog:
     @property
     def chain(self) -> bytes:
         """The 32-byte hash that vouches for every event below ``next_position``."""
-        self._catch_up()
-        return self._chain
+        with self._state.lock:
+            self._state.catch_up()
+            return self._state.chain
 
     def chain_at(self, position: int) -> bytes:
         """The 32-byte hash that vouches for every event below ``position``.
@@ -346,7 +357,7 @@ class EventLog:
             raise ValueError(f"the log has positions 0 to {self._next_position}, and not {position}")
         if position == 0:
             return log_format.first_chain(self.log_id)
-        stored = next(self._adapter().read(position - 1, position))
+        stored = next(self._state.stored(position - 1, position))
         if stored.next_position == position:
             return stored.chain
         # Several commits were merged into this batch: the chain goes from the value in front of it.
@@ -357,10 +368,9 @@ class EventLog:
 
     def stream_version(self, stream: str) -> int | None:
         """The version of the stream's last event, or None when the stream does not exist."""
-        self._catch_up()
-        with self._state:
-            positions = self._streams.get(stream)
-            return None if positions is None else len(positions) - 1
+        with self._state.lock:
+            self._state.catch_up()
+            return self._state.stream_version(stream)
 
     def read(
         self,
@@ -406,9 +416,9 @@ class EventLog:
         """The events of one stream from a stream version on; goes straight to them."""
         if from_version < 0:
             raise ValueError(f"stream versions count from 0, so not {from_version}")
-        self._catch_up()
-        with self._state:
-            positions = self._streams.get(stream, array("Q"))[from_version:]
+        with self._state.lock:
+            self._state.catch_up()
+            positions = self._state.stream_positions(stream, from_version)
         return self._events_at(positions, stream)
 
     def position_at(self, time: datetime) -> int:
@@ -422,14 +432,14 @@ class EventLog:
         if time.tzinfo is None:
             raise ValueError(f"a moment needs a time zone, and {time!r} has none")
         moment = (time - _EPOCH) // timedelta(microseconds=1)
-        self._catch_up()
-        with self._state:
-            place = bisect_right(self._commit_clocks, moment)
-            if place == len(self._commit_clocks):
+        with self._state.lock:
+            self._state.catch_up()
+            around = self._state.around(moment)
+            if around is None:
                 return self._next_position
-            first = self._commit_positions[place]
-        stored = next(self._adapter().read(first, first + 1))
-        return next(position for position, clock in enumerate(clocks(stored.batch), first) if clock > moment)
+        start, stop = around
+        times = (clock for part in self._parts(start, stop) for clock in clocks(part.batch))
+        return next((position for position, clock in enumerate(times, start) if clock > moment), stop)
 
     def follow(
         self, from_position: int = 0, *, timeout: float | None = None, stop: Stop | None = None
@@ -463,7 +473,7 @@ class EventLog:
         if start >= stop:
             return
         reached = start
-        for stored in self._adapter().read(start, stop):
+        for stored in self._state.stored(start, stop):
             yield replace(stored, batch=_part(stored, start, stop))
             reached = stored.next_position
             if reached < stop:
@@ -483,65 +493,19 @@ class EventLog:
         for place, position in enumerate(positions):
             last = place + 1 == len(positions)
             if last or positions[place + 1] - position > _NEAR_POSITIONS:
-                for batch in self._batches(positions[start], position + 1, stream, None):
+                # One event alone needs no looking for its stream, which takes longer than to read it.
+                among_others = stream if place > start else None
+                for batch in self._batches(positions[start], position + 1, among_others, None):
                     yield from recorded_events(batch)
                 start = place + 1
-
-    # --- what is kept in memory, derived from what was read
-
-    def _forget(self) -> None:
-        self._next_position = 0
-        self._chain = log_format.first_chain(self._adapter().log_id)
-        self._streams: dict[str, array[int]] = {}
-        self._commit_positions = array("Q")
-        self._commit_clocks = array("q")
-        self._id_positions: dict[bytes, int] = {}
-        self._ids_until = 0
-
-    def _catch_up(self) -> None:
-        with self._state:
-            for stored in self._adapter().read(self._next_position):
-                self._fold(stored)
-
-    def _fold(self, stored: StoredBatch) -> None:
-        if stored.first_position != self._next_position:
-            raise DamagedLogError(
-                f"position {self._next_position} is followed by position {stored.first_position}: "
-                "a part of the log is missing. Run verify()",
-                path="",
-                offset=0,
-                position=self._next_position,
-            )
-        self._note(
-            stored.batch.column("stream").to_pylist(), clock=max(clocks(stored.batch)), chain=stored.chain
-        )
-
-    def _note(self, streams: Sequence[str], *, clock: int, chain: bytes) -> None:
-        """Take the next commit into account; no batch is made of what was just written."""
-        self._commit_positions.append(self._next_position)
-        self._commit_clocks.append(max(clock, self._commit_clocks[-1]) if self._commit_clocks else clock)
-        for position, stream in enumerate(streams, self._next_position):
-            positions = self._streams.get(stream)
-            if positions is None:
-                positions = self._streams[stream] = array("Q")
-            positions.append(position)
-        self._chain = chain
-        self._next_position += len(streams)
-
-    def _index_event_ids(self) -> None:
-        for stored in self._adapter().read(self._ids_until):
-            ids = stored.batch.column("event_id").to_pylist()
-            self._id_positions.update(
-                zip(ids, range(stored.first_position, stored.next_position), strict=True)
-            )
-            self._ids_until = stored.next_position
 
     # --- life
 
     def close(self) -> None:
         """Release files and locks. Everything acknowledged is safe without it, too."""
-        with self._state:
+        with self._state.lock:
             if self._storage is not None:
+                self._state.close()
                 self._storage.close()
                 self._storage = None
         _open_logs.discard(self)
@@ -563,23 +527,23 @@ class EventLog:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        with self._state, self._adapter().turn():
+        with self._state.lock, self._adapter().turn():
             yield
 
     def _after_fork(self) -> None:
         """Let go of what the parent holds; a child that never uses the log opens nothing."""
-        self._state = threading.RLock()
+        self._state.after_fork()
         if self._storage is not None:
             self._storage.after_fork()
             self._inherited = True
 
     def _begin_anew(self) -> None:
         """The first use in a forked child: a thread of the parent may have been half way through."""
-        with self._state:
+        with self._state.lock:
             if self._inherited and self._storage is not None:
                 self._storage.reopen()
                 self._inherited = False
-                self._forget()
+                self._state.begin()
 
 
 def _fits(expected: ExpectedVersion, actual: int | None) -> bool:
@@ -606,7 +570,7 @@ def _joined(parts: Iterator[StoredBatch]) -> Iterator[pa.RecordBatch]:
     try:
         for part in parts:
             waiting.append(part.batch)
-            waiting_bytes += part.stored_bytes
+            waiting_bytes += part.place.size
             if len(waiting) == _JOINED_COMMITS or waiting_bytes >= _JOINED_BYTES:
                 yield from _one_batch(waiting)
                 waiting, waiting_bytes = [], 0

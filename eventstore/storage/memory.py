@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eventstore import format as log_format
+from eventstore.index import Landmark, Mark, Place
 from eventstore.model import Finding, Verdict
 from eventstore.schema import content_digests, decoded_batch, envelope_schema
 from eventstore.storage.protocol import StoredBatch
@@ -20,11 +21,13 @@ class MemoryStorage:
 
     read_only = False
     watched: Path | None = None
+    index_folder: Path | None = None
 
     def __init__(self) -> None:
         self.log_id = secrets.token_bytes(16)
         self._schema = envelope_schema(self.log_id)
         self._batches: list[StoredBatch] = []
+        self._size = 0
         self._turn = threading.RLock()
 
     @property
@@ -42,19 +45,29 @@ class MemoryStorage:
         """Whether something was kept there."""
         return self.durable_position > position
 
-    def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
+    def read(
+        self, from_position: int, until: int | None = None, *, near: Landmark | None = None
+    ) -> Iterator[StoredBatch]:
         """See ``Storage.read``."""
+        del near
         stop = self.durable_position if until is None else until
         start = bisect_right(self._batches, from_position, key=lambda kept: kept.next_position)
         return (kept for kept in self._batches[start:] if kept.first_position < stop)
 
-    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> bool:
+    def resume(self, mark: Mark) -> bool:
+        """Nothing is in front of what is read, so nothing can be passed over."""
+        del mark
+        return False
+
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> Place | None:
         """Keep a commit, if the log ends where it begins."""
         if first_position != self.durable_position:
-            return False
+            return None
         batch = decoded_batch(message, self._schema, event_count=event_count)
-        self._batches.append(StoredBatch(first_position, batch, chain, stored_bytes=len(message)))
-        return True
+        place = Place(0, 0, self._size, len(message))
+        self._batches.append(StoredBatch(first_position, batch, chain, place))
+        self._size += place.size
+        return place
 
     def sync(self, next_position: int) -> None:
         """Nothing to do."""
@@ -74,8 +87,7 @@ class MemoryStorage:
                 findings.append(
                     Finding("damage", "memory", None, kept.first_position, "the chain does not hold")
                 )
-        size = sum(kept.stored_bytes for kept in self._batches)
-        return Verdict(self.durable_position, len(self._batches), size, chain.hex(), tuple(findings))
+        return Verdict(self.durable_position, len(self._batches), self._size, chain.hex(), tuple(findings))
 
     def after_fork(self) -> None:
         """The lock may have been held by a thread that the child does not have."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from eventstore.index import Landmark, Mark, Place
 from eventstore.model import Verdict
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ class StoredBatch:
         first_position: The position of the batch's first event.
         batch: The events, in the envelope's schema.
         chain: The chain's value behind the last of them.
-        stored_bytes: How much room they take where they are kept.
+        place: Where they are kept.
     """
 
     first_position: int
     batch: pa.RecordBatch
     chain: bytes
-    stored_bytes: int
+    place: Place
 
     @property
     def next_position(self) -> int:
@@ -57,6 +58,10 @@ class Storage(Protocol):
         """All events below this position are known to survive a power cut."""
 
     @property
+    def index_folder(self) -> Path | None:
+        """The folder of the log on this host, where an index may be kept beside it, or None."""
+
+    @property
     def watched(self) -> Path | None:
         """A local folder that changes when something is put, or None."""
 
@@ -66,15 +71,28 @@ class Storage(Protocol):
     def has_news(self, position: int) -> bool:
         """Whether there seems to be something at ``position`` or behind it: a hint, as cheap as can be."""
 
-    def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
+    def read(
+        self, from_position: int, until: int | None = None, *, near: Landmark | None = None
+    ) -> Iterator[StoredBatch]:
         """The batches that hold positions from ``from_position`` up to ``until``, or up to now, in order.
+
+        Args:
+            from_position: The first position wanted.
+            until: The position behind the last one wanted.
+            near: A hint: where a batch at or in front of ``from_position`` is kept.
 
         Raises:
             DamagedLogError: Bytes that must be right are wrong; what came before them was right.
         """
 
-    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> bool:
-        """Keep a commit at exactly ``first_position``; False when another stands there.
+    def resume(self, mark: Mark) -> bool:
+        """Whether the log has this chain value at this position, which vouches for all in front of it.
+
+        If so, what is in front need not be looked at before something is put behind it.
+        """
+
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> Place | None:
+        """Keep a commit at exactly ``first_position`` and say where; None when another stands there.
 
         Args:
             message: Its events, as an encapsulated Arrow message of the envelope's schema.

@@ -69,8 +69,8 @@ def read_under_lock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     plain = LocalStorage._read_some
 
-    def watched(self: LocalStorage, position: int, until: int | None) -> Any:
-        batches = plain(self, position, until)
+    def watched(self: LocalStorage, *arguments: Any) -> Any:
+        batches = plain(self, *arguments)
         if self._lock is not None and self._lock._depth:
             counts.append(sum(batch.batch.num_rows for batch in batches))
         return batches
@@ -100,7 +100,7 @@ def test_a_writer_that_is_behind_catches_up_before_it_takes_the_lock(
 def test_event_ids_are_looked_up_before_the_lock_is_taken(
     behind: EventLog, read_under_lock: list[int]
 ) -> None:
-    """The first append with ids of its own reads the whole log; nobody waits for that."""
+    """What the index must read for that, it has read before: nobody waits."""
     assert behind.append("s", [Event("A", event_id=derived_id("A"))]).first_position == BEHIND
     assert sum(read_under_lock) == 0
 
@@ -111,8 +111,8 @@ def test_what_came_while_a_writer_waited_for_the_lock_is_read_under_it(
     """Catching up before is a courtesy; the decision is made on what is there when the lock is held."""
     plain = EventLog._read_ahead
 
-    def overtaken(self: EventLog, *, ids: bool) -> None:
-        plain(self, ids=ids)
+    def overtaken(self: EventLog, *arguments: Any) -> None:
+        plain(self, *arguments)
         monkeypatch.setattr(EventLog, "_read_ahead", plain)
         with EventLog.open(tmp_path / "events") as busy:
             busy.append("s", [Event("A")], expected=BEHIND - 1)

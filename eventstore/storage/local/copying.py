@@ -15,6 +15,7 @@ from pathlib import Path
 from eventstore import files
 from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
+from eventstore.index import forget_index
 from eventstore.storage.local.directory import TEMPORARY_SUFFIX, SegmentName, segment_names
 from eventstore.storage.local.recovery import damage
 from eventstore.storage.local.segment import FlawedFrameError, Segment, frames
@@ -132,3 +133,4 @@ def _remove_earlier_generations(copy: Path) -> None:
         first, _, generation = path.name.removesuffix(".arrows").partition(".r")
         if first.isdigit() and SegmentName(int(first), int(generation or 0)) not in counted:
             files.unlink(path)
+            forget_index(copy)

@@ -51,15 +51,16 @@ def torn_tail(segment: Segment, offset: int, *, synced_position: int) -> bytes:
     return rest
 
 
-def damage(segment: Segment, offset: int, flaw: Flaw) -> DamagedLogError:
-    """The error for a flaw that is damage."""
+def damage(segment: Segment, offset: int, flaw: Flaw, *, position: int | None = None) -> DamagedLogError:
+    """The error for a flaw that is damage; ``position`` is the first that cannot be read."""
+    position = segment.next_position if position is None else position
     return DamagedLogError(
         f"{segment.path} is damaged at byte {offset}: {flaw.value}. Events from position "
-        f"{segment.next_position} on cannot be read. eventstore.verify_log lists all damage; "
+        f"{position} on cannot be read. eventstore.verify_log lists all damage; "
         "restore the file from a copy, or repair the log (eventstore.plan_repair says what can be kept)",
         path=str(segment.path),
         offset=offset,
-        position=segment.next_position,
+        position=position,
     )
 
 

@@ -35,6 +35,7 @@ from eventstore import format as log_format
 from eventstore.encoding import encode_events
 from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
+from eventstore.index import forget_index
 from eventstore.lost_events import LostRange, placeholders
 from eventstore.message import BatchMessage
 from eventstore.schema import content_digests, decoded_batch, envelope_schema
@@ -591,6 +592,7 @@ def _write_report(plan: RepairPlan, folder: Path) -> None:
 
 def _switch(directory: Path, folder: Path, lock: Lock) -> None:
     """Steps 3 and 4, from wherever an earlier attempt was cut off."""
+    forget_index(directory)
     made = sorted((folder / _NEW).iterdir(), reverse=True)
     generation, failed_at = lock.state()
     lock.write_state(generation=generation | 1, failed_at=failed_at)

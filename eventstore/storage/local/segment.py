@@ -1,8 +1,8 @@
 """Reading one segment file: frames in order, each checked against its seal before anybody sees it.
 
-A ``Segment`` remembers where the frames lie that were found good, so that a read from any position
-goes straight there. It never writes and takes no lock; what a flaw means, recovery or damage, is
-decided by its user.
+A ``Segment`` knows how far its frames were found good, one after the other, and where some of them
+lie, so that a read from any position begins near it. A file is first read when something of it is
+asked for. It never writes and takes no lock; what a flaw means, recovery or damage, is decided by its user.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,16 @@ from eventstore import files
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError
 from eventstore.format import PREFIX_BYTES, Flaw, Seal
+from eventstore.index import Landmark, Place
 from eventstore.schema import UnreadableBatchError, decoded_batch, segment_schema
 from eventstore.storage.local.directory import SegmentName
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_WINDOW_BYTES = 1 << 20
+_WINDOW_BYTES_MIN = 1 << 14
+_WINDOW_BYTES_MAX = 1 << 20
+_NOTED_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,24 @@ class FlawedFrameError(Exception):
         self.offset = offset
 
 
+@dataclass(frozen=True)
+class _Head:
+    """What a segment's first frame says."""
+
+    schema: pa.Schema
+    log_id: bytes
+    chain: bytes
+    end_offset: int
+    synced_position: int
+
+
 class Segment:
     """A segment file and what is known of it.
 
     Attributes:
         name: Its name; ``first_position`` is in it.
         path: The file.
-        schema: The Arrow schema that its batches have.
-        log_id: The log it belongs to.
-        end_offset: Where the verified frames end.
         next_position: The position behind the last verified event.
-        chain: The chain's value there.
-        synced_position: The greatest that any verified seal names.
     """
 
     def __init__(self, directory: Path, name: SegmentName) -> None:
@@ -71,13 +81,54 @@ class Segment:
         self._descriptor: int | None = None
         self._positions = array("Q")
         self._offsets = array("Q")
-        first = self._read_schema_frame()
-        self.schema, self.log_id = self._read_schema(first)
-        self.first_chain = first.seal.chain
-        self.end_offset = first.end_offset
+        self._end_offset: int | None = None
+        self._chain: bytes | None = None
+        self._synced_position = name.first_position
         self.next_position = name.first_position
-        self.chain = first.seal.chain
-        self.synced_position = max(first.seal.synced_position, name.first_position)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema that its batches have."""
+        return self._head.schema
+
+    @property
+    def log_id(self) -> bytes:
+        """The log it belongs to."""
+        return self._head.log_id
+
+    @property
+    def first_chain(self) -> bytes:
+        """The chain's value in front of its first event."""
+        return self._head.chain
+
+    @property
+    def end_offset(self) -> int:
+        """Where the verified frames end."""
+        return self._head.end_offset if self._end_offset is None else self._end_offset
+
+    @property
+    def chain(self) -> bytes:
+        """The chain's value there."""
+        return self._head.chain if self._chain is None else self._chain
+
+    @property
+    def synced_position(self) -> int:
+        """The greatest that any verified seal names."""
+        return max(self._synced_position, self._head.synced_position)
+
+    def read_head(self) -> None:
+        """Check the file's first frame, if that was not done yet.
+
+        Raises:
+            DamagedLogError: It is not that of a segment of this name.
+        """
+        _ = self._head
+
+    @cached_property
+    def _head(self) -> _Head:
+        first = self._read_schema_frame()
+        schema, log_id = self._read_schema(first)
+        return _Head(schema, log_id, first.seal.chain, first.end_offset, first.seal.synced_position)
 
     def _read_schema_frame(self) -> Frame:
         with self.descriptor() as descriptor:
@@ -154,43 +205,85 @@ class Segment:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
-    def frames_from(self, position: int) -> Iterator[Frame]:
-        """Good frames, from the one that holds ``position`` or the first after the verified ones.
+    def frames_from(self, position: int, near: Landmark | None = None) -> Iterator[Frame]:
+        """Good frames, from the one that holds ``position`` on.
+
+        What lies behind the verified frames is verified in order, unless ``near`` leads farther. Of
+        frames in front of ``position`` that are passed over nothing is checked but that they lead there.
+
+        Args:
+            position: The first position wanted.
+            near: A hint where a frame at or in front of it lies. A wrong one costs time only.
 
         Raises:
             FlawedFrameError: What follows the last good frame is not a good frame.
             DamagedLogError: A good frame stands at the wrong place.
         """
         with self.descriptor() as descriptor:
-            for frame in frames(descriptor, self._offset_of(position), files.size(descriptor)):
-                if frame.offset >= self.end_offset:
+            start = self._noted(position)
+            if near is not None and self._leads(descriptor, near, position, start.position):
+                start = near
+            offset = start.place.offset
+            expected = start.position if offset == self.end_offset else None
+            below = 0 if expected is not None else position
+            for frame in frames(descriptor, offset, files.size(descriptor), below=below):
+                if expected is None:
+                    expected = min(frame.seal.first_position, position)
+                if frame.seal.first_position != expected or not frame.seal.event_count:
+                    raise self._misplaced(frame.seal, frame.offset, expected)
+                if frame.offset == self.end_offset:
                     self.extend(frame.seal, frame.offset)
-                if frame.seal.next_position > position:
+                expected = frame.seal.next_position
+                if expected > position:
                     yield frame
 
-    def _offset_of(self, position: int) -> int:
-        if position >= self.next_position:
-            return self.end_offset
-        return (
-            self._offsets[bisect_right(self._positions, position) - 1] if self._offsets else self.end_offset
-        )
+    def _noted(self, position: int) -> Landmark:
+        """The nearest known frame at or in front of a position, or the end of the verified ones."""
+        found = self.next_position, self.end_offset
+        if position < self.next_position:
+            place = bisect_right(self._positions, position) - 1
+            known = (self._positions[place], self._offsets[place]) if place >= 0 else None
+            found = known or (self.name.first_position, self._head.end_offset)
+        return Landmark(found[0], Place(self.name.first_position, self.name.generation, found[1], 0))
+
+    def _leads(self, descriptor: int, near: Landmark, position: int, noted: int) -> bool:
+        """Whether a hint leads nearer to a position than what is known already."""
+        place = near.place
+        if place[:2] != (self.name.first_position, self.name.generation) or not (
+            noted < near.position <= position
+        ):
+            return False
+        seal = _seal_at(descriptor, place.offset)
+        return seal is not None and seal.first_position == near.position
+
+    def go_on_behind(self, frame: Frame) -> None:
+        """Count all up to the end of a good frame as verified: its chain value is known to be right."""
+        if frame.offset >= self.end_offset:
+            self._note(frame.seal, frame.offset)
 
     def extend(self, seal: Seal, offset: int) -> None:
         """Take note of a good frame at the end of the verified ones."""
         if seal.first_position != self.next_position or offset != self.end_offset or not seal.event_count:
-            raise DamagedLogError(
-                f"{self.path} at byte {offset}: a frame for position {seal.first_position} stands where "
-                f"position {self.next_position} belongs; restore the file from a copy",
-                path=str(self.path),
-                offset=offset,
-                position=self.next_position,
-            )
-        self._positions.append(seal.first_position)
-        self._offsets.append(offset)
-        self.end_offset = offset + seal.frame_bytes
+            raise self._misplaced(seal, offset, self.next_position)
+        self._note(seal, offset)
+
+    def _note(self, seal: Seal, offset: int) -> None:
+        if not self._offsets or offset - self._offsets[-1] >= _NOTED_BYTES:
+            self._positions.append(seal.first_position)
+            self._offsets.append(offset)
+        self._end_offset = offset + seal.frame_bytes
         self.next_position = seal.next_position
-        self.chain = seal.chain
-        self.synced_position = max(self.synced_position, seal.synced_position)
+        self._chain = seal.chain
+        self._synced_position = max(self._synced_position, seal.synced_position)
+
+    def _misplaced(self, seal: Seal, offset: int, expected: int) -> DamagedLogError:
+        return DamagedLogError(
+            f"{self.path} at byte {offset}: a frame for position {seal.first_position} stands where "
+            f"position {expected} belongs; restore the file from a copy",
+            path=str(self.path),
+            offset=offset,
+            position=expected,
+        )
 
     def flaw_at(self, offset: int) -> tuple[Flaw | None, bytes]:
         """What is wrong at ``offset``, and all the file's bytes from there on.
@@ -210,27 +303,48 @@ class Segment:
         return log_format.find_flaw(rest, offset), rest
 
 
-def frames(descriptor: int, offset: int, size: int) -> Iterator[Frame]:
+def frames(descriptor: int, offset: int, size: int, *, below: int = 0) -> Iterator[Frame]:
     """The frames of an open file from ``offset`` to ``size``.
+
+    Args:
+        descriptor: The open file.
+        offset: Where the first frame begins.
+        size: Where the last one ends.
+        below: Frames that lie wholly in front of this position are passed over, by what their
+            seals say of their length.
 
     Raises:
         FlawedFrameError: The bytes behind the last frame that was given are not a good one.
     """
-    window, start = b"", offset
+    window, start, window_bytes = b"", offset, _WINDOW_BYTES_MIN
     while offset < size:
         view = memoryview(window)[offset - start :]
-        needed = _bytes_needed(view)
+        seal = _seal_at_start(view)
+        needed = _bytes_needed(view) if seal is None else seal.frame_bytes
         if len(view) < needed:
-            window = files.read_at(descriptor, min(max(_WINDOW_BYTES, needed), size - offset), offset)
-            start, view = offset, memoryview(window)
-            needed = _bytes_needed(view)
-            if len(view) < needed:
-                if needed > size - offset or needed <= _WINDOW_BYTES:
-                    raise FlawedFrameError(offset)
-                continue
-        frame = _frame_at_start(view, offset)
-        yield frame
-        offset = frame.end_offset
+            # Little is read for a look at one frame, much at a time for a whole file.
+            window = files.read_at(descriptor, min(max(window_bytes, needed), size - offset), offset)
+            if len(window) < needed:
+                raise FlawedFrameError(offset)
+            start, window_bytes = offset, min(2 * window_bytes, _WINDOW_BYTES_MAX)
+            continue
+        if seal is None:
+            raise FlawedFrameError(offset)
+        if not seal.event_count or seal.next_position > below:
+            yield _checked(offset, seal, view)
+        offset += seal.frame_bytes
+
+
+def _seal_at(descriptor: int, offset: int) -> Seal | None:
+    """The seal of the frame that begins there, if one does."""
+    prefix = files.read_at(descriptor, PREFIX_BYTES, offset)
+    header = log_format.header_bytes(prefix) if len(prefix) == PREFIX_BYTES else None
+    return None if header is None else _seal_at_start(memoryview(files.read_at(descriptor, header, offset)))
+
+
+def _seal_at_start(view: memoryview) -> Seal | None:
+    header = log_format.header_bytes(view) if len(view) >= PREFIX_BYTES else None
+    return None if header is None or len(view) < header else log_format.header_seal(view[:header])
 
 
 def _bytes_needed(view: memoryview) -> int:
@@ -245,10 +359,13 @@ def _bytes_needed(view: memoryview) -> int:
 
 
 def _frame_at_start(view: memoryview, offset: int) -> Frame:
-    header = log_format.header_bytes(view)
-    seal = None if header is None else log_format.header_seal(view[:header])
+    seal = _seal_at_start(view)
     if seal is None or len(view) < seal.frame_bytes:
         raise FlawedFrameError(offset)
+    return _checked(offset, seal, view)
+
+
+def _checked(offset: int, seal: Seal, view: memoryview) -> Frame:
     data = view[: seal.frame_bytes]
     if not log_format.digest_holds(data, seal):
         raise FlawedFrameError(offset)

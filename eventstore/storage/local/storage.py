@@ -31,8 +31,9 @@ from eventstore.errors import (
     WriteRefusedError,
 )
 from eventstore.format import Flaw
+from eventstore.index import Landmark, Mark, Place
 from eventstore.model import Verdict
-from eventstore.schema import envelope_schema
+from eventstore.schema import content_digests, envelope_schema
 from eventstore.storage.local import directory as folder
 from eventstore.storage.local.directory import SegmentName
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
@@ -64,6 +65,7 @@ class LocalStorage:
         self.directory = directory
         self.read_only = read_only
         self.watched: Path | None = directory
+        self.index_folder: Path | None = directory
         self._segment_bytes_max = segment_bytes_max
         self._state = threading.RLock()
         self._syncing = threading.Condition()
@@ -139,9 +141,11 @@ class LocalStorage:
                 or lock.generation_at_a_glance() != self._generation
             )
 
-    def read(self, from_position: int, until: int | None = None) -> Iterator[StoredBatch]:
+    def read(
+        self, from_position: int, until: int | None = None, *, near: Landmark | None = None
+    ) -> Iterator[StoredBatch]:
         """See ``Storage.read``."""
-        return iter(()) if self._ends(from_position) else self._read(from_position, until)
+        return iter(()) if self._ends(from_position) else self._read(from_position, until, near)
 
     def _ends(self, position: int) -> bool:
         """Whether the log ends at ``position``, when two small looks at its files can tell."""
@@ -158,17 +162,31 @@ class LocalStorage:
             self._found_whole_in = turn
             return True
 
-    def _read(self, from_position: int, until: int | None) -> Iterator[StoredBatch]:
-        position = from_position
+    def _read(self, position: int, until: int | None, near: Landmark | None) -> Iterator[StoredBatch]:
         while until is None or position < until:
-            batches = self._read_listed(position, until)
+            batches = self._read_listed(position, until, near)
             if not batches:
                 return
-            self._serve(batches[-1].next_position, batches[-1].chain)
+            last = batches[-1]
+            self._serve(last.next_position, last.chain)
             yield from batches
-            position = batches[-1].next_position
+            position, near = last.next_position, Landmark(last.first_position, last.place)
 
-    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> bool:
+    def resume(self, mark: Mark) -> bool:
+        """See ``Storage.resume``. The frame that ends there is read and checked, and no other."""
+        try:
+            with self._state:
+                self._notice_new_segments()
+                found = self._chain_at(mark)
+        except (DamagedLogError, FlawedFrameError, FileNotFoundError):
+            # Whatever it is: the reader that looks at everything says so.
+            return False
+        if found != mark.chain:
+            return False
+        self._serve(mark.position, mark.chain)
+        return True
+
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> Place | None:
         """See ``Storage.put``; the caller holds ``turn`` and has read everything."""
         if self.read_only:
             raise ReadOnlyLogError(
@@ -179,7 +197,7 @@ class LocalStorage:
             segment = self._segments[-1]
             self._check_same_history(segment, first_position)
             if segment.next_position != first_position:
-                return False
+                return None
             frame, seal = log_format.sealed(
                 message,
                 first_position=first_position,
@@ -189,9 +207,10 @@ class LocalStorage:
                 offset=segment.end_offset,
             )
             self._write(segment, frame)
-            segment.extend(seal, segment.end_offset)
+            place = _place(segment, segment.end_offset, len(frame))
+            segment.extend(seal, place.offset)
             self._serve(segment.next_position, chain)
-        return True
+        return place
 
     def sync(self, next_position: int) -> None:
         """See ``Storage.sync``. Threads that wait at the same time share one sync."""
@@ -250,16 +269,41 @@ class LocalStorage:
 
     # --- reading
 
-    def _read_listed(self, position: int, until: int | None) -> list[StoredBatch]:
+    def _chain_at(self, mark: Mark) -> bytes | None:
+        """The chain's value at a mark's position; None when no commit that is there ends at it."""
+        segment = self._segments[self._place_of(mark.position)]
+        if segment.name.first_position == mark.position:
+            return segment.first_chain
+        frame = next(segment.frames_from(mark.position - 1, mark.last), None)
+        if frame is None or frame.seal.next_position < mark.position:
+            return None
+        if frame.seal.next_position > mark.position:
+            return self._chain_within(segment, frame, mark.position)
+        segment.go_on_behind(frame)
+        return frame.seal.chain
+
+    def _chain_within(self, segment: Segment, holding: Frame, position: int) -> bytes:
+        """The chain's value in the middle of a frame, where several commits were put into one."""
+        chain = segment.first_chain
+        for frame in segment.frames_from(segment.name.first_position):
+            if frame.offset == holding.offset:
+                break
+            chain = frame.seal.chain
+        wanted = position - holding.seal.first_position
+        for at, version, content in content_digests(segment.batch(holding).slice(0, wanted)):
+            chain = log_format.next_chain(chain, position=at, stream_version=version, content=content)
+        return chain
+
+    def _read_listed(self, position: int, until: int | None, near: Landmark | None) -> list[StoredBatch]:
         """Some batches from ``position`` on; where a file is gone the folder is listed again, once.
 
         Its next generation may have taken its place. Otherwise it is damage.
         """
         with contextlib.suppress(FileNotFoundError):
-            return self._read_settled(position, until)
+            return self._read_settled(position, until, near)
         try:
             self._list_segments()
-            return self._read_settled(position, until)
+            return self._read_settled(position, until, near)
         except FileNotFoundError as error:
             raise self._gone(error.filename, position) from error
 
@@ -272,13 +316,13 @@ class LocalStorage:
             position=position,
         )
 
-    def _read_settled(self, position: int, until: int | None) -> list[StoredBatch]:
+    def _read_settled(self, position: int, until: int | None, near: Landmark | None) -> list[StoredBatch]:
         """Some batches from ``position`` on; a flaw at the very end is looked at again under the lock."""
         with self._state:
             self._notice_new_segments()
             while True:
                 try:
-                    return self._read_some(position, until)
+                    return self._read_some(position, until, near)
                 except FlawedFrameError as flawed:
                     if not self.read_only:
                         break
@@ -287,14 +331,14 @@ class LocalStorage:
         with self.turn(), self._state:
             self._notice_new_segments()
             try:
-                return self._read_some(position, until)
+                return self._read_some(position, until, near)
             except FlawedFrameError as flawed:
                 segment = self._segments[-1]
                 with self._cutting():
                     settle_tail(self.directory, segment, flawed.offset, synced_position=self.durable_position)
-                return self._read_some(position, until)
+                return self._read_some(position, until, near)
 
-    def _read_some(self, position: int, until: int | None) -> list[StoredBatch]:
+    def _read_some(self, position: int, until: int | None, near: Landmark | None) -> list[StoredBatch]:
         """Batches of one segment, up to a few megabytes; empty at the end of the log.
 
         Raises:
@@ -302,11 +346,12 @@ class LocalStorage:
         """
         place = self._place_of(position)
         segment = self._segments[place]
+        self._check_of_this_log(segment)
         limit = self._segments[place + 1].name.first_position if place + 1 < len(self._segments) else None
         batches: list[StoredBatch] = []
         size = 0
         try:
-            for frame in segment.frames_from(position):
+            for frame in segment.frames_from(position, near):
                 if limit is not None and frame.seal.first_position >= limit:
                     break
                 if limit is not None and frame.seal.next_position > limit:
@@ -320,12 +365,13 @@ class LocalStorage:
         except FlawedFrameError as flawed:
             if batches:
                 return batches
-            if limit is None:
+            if limit is None and flawed.offset >= segment.end_offset:
                 raise
+            # What was found good once is no torn tail, whatever has become of it.
             flaw, _ = segment.flaw_at(flawed.offset)
-            raise damage(segment, flawed.offset, flaw or Flaw.WRONG) from None
-        if not batches and limit is not None and segment.next_position < limit:
-            raise damage(segment, segment.end_offset, Flaw.SHORT)
+            raise damage(segment, flawed.offset, flaw or Flaw.WRONG, position=position) from None
+        if not batches and limit is not None:
+            raise damage(segment, segment.path.stat().st_size, Flaw.SHORT, position=position)
         return batches
 
     def _begins_within(self, frame: Frame, following: Segment) -> DamagedLogError:
@@ -386,21 +432,20 @@ class LocalStorage:
                 if name != names[-1]:
                     segment.close()
             self._segments, self._found_whole_in = segments, 0
-            self._check_one_log()
+            self._check_of_this_log(segments[-1])
             if not self.read_only:
                 self._segments[-1].keep_open()
             self._generation = generation
 
-    def _check_one_log(self) -> None:
+    def _check_of_this_log(self, segment: Segment) -> None:
         first = self._segments[0]
-        for segment in self._segments:
-            if segment.log_id != first.log_id:
-                raise DamagedLogError(
-                    f"{segment.path} belongs to another log than {first.path.name}: move it away",
-                    path=str(segment.path),
-                    offset=0,
-                    position=segment.name.first_position,
-                )
+        if segment.log_id != first.log_id:
+            raise DamagedLogError(
+                f"{segment.path} belongs to another log than {first.path.name}: move it away",
+                path=str(segment.path),
+                offset=0,
+                position=segment.name.first_position,
+            )
 
     # --- writing, under the lock
 
@@ -673,9 +718,12 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _stored_batch(segment: Segment, frame: Frame) -> StoredBatch:
-    return StoredBatch(
-        frame.seal.first_position, segment.batch(frame), frame.seal.chain, frame.seal.frame_bytes
-    )
+    place = _place(segment, frame.offset, frame.seal.frame_bytes)
+    return StoredBatch(frame.seal.first_position, segment.batch(frame), frame.seal.chain, place)
+
+
+def _place(segment: Segment, offset: int, size: int) -> Place:
+    return Place(segment.name.first_position, segment.name.generation, offset, size)
 
 
 def _segment_bytes(name: SegmentName, schema: pa.Schema, chain: bytes, kept: list[Frame]) -> bytes:

@@ -6,7 +6,8 @@ stopping at the first. Behind a damaged frame it goes on with the next segment.
 
 Where events were lost and the log was repaired, the chain is a new one from there on. Their
 placeholders say where the former one can be taken up again, so a chain value that somebody noted
-before the repair is recognised, too.
+before the repair is recognised, too. The index is compared with the events on the way; what is wrong
+with it is no damage, since it is derived.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from eventstore import files, tagged_json
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
+from eventstore.index import IndexAudit, Place
 from eventstore.lost_events import EVENT_LOST, FormerChain, former_chain_of
 from eventstore.model import Finding, Verdict
-from eventstore.schema import content_digests
+from eventstore.schema import clocks, content_digests
 from eventstore.spool import left_over, parse
 from eventstore.storage.local.directory import SegmentName, segment_names
 from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, frames
@@ -48,6 +50,7 @@ class _Walk:
     expected: bytes | None = None
     expected_at: int | None = None
     former: dict[str, FormerChain] = field(default_factory=dict)
+    audit: IndexAudit | None = None
 
 
 def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Verdict:
@@ -72,6 +75,8 @@ def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Ve
     for name, limit in zip(names, [*limits, None], strict=True):
         _check_segment(walk, directory, name, limit)
     walk.findings += map(_spool_note, left_over(directory))
+    if walk.audit is not None:
+        walk.findings += [Finding("note", path, None, None, text) for path, text in walk.audit.findings]
     return Verdict(
         walk.good_events,
         len(names),
@@ -109,12 +114,14 @@ def _chain_value(text: str) -> bytes:
 def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int | None) -> None:
     try:
         segment = Segment(directory, name)
+        segment.read_head()
     except DamagedLogError as error:
         _find(walk, "damage", name, 0, name.first_position, str(error))
         walk.trusted = False
         return
     if name.first_position == 0 and not walk.chain:
         walk.chain = walk.good_chain = log_format.first_chain(segment.log_id)
+        walk.audit = IndexAudit(directory, log_id=segment.log_id, first_chain=walk.chain)
         _compare(walk, 0)
     if name.first_position != walk.position:
         missing = (
@@ -217,6 +224,11 @@ def _check_events(walk: _Walk, segment: Segment, frame: Frame, batch: pa.RecordB
     wrong = None
     streams = batch.column("stream").to_pylist()
     types = batch.column("type").to_pylist()
+    ids = batch.column("event_id").to_pylist()
+    times = clocks(batch)
+    place_of_frame = Place(
+        segment.name.first_position, segment.name.generation, frame.offset, frame.seal.frame_bytes
+    )
     for place, (position, version, content) in enumerate(content_digests(batch)):
         stream = streams[place]
         if position != walk.position + place:
@@ -227,6 +239,15 @@ def _check_events(walk: _Walk, segment: Segment, frame: Frame, batch: pa.RecordB
         walk.chain = log_format.next_chain(
             walk.chain, position=position, stream_version=version, content=content
         )
+        if walk.audit is not None and walk.trusted and not wrong:
+            walk.audit.add(
+                stream=stream,
+                version=version,
+                event_id=ids[place],
+                clock=times[place],
+                chain=walk.chain,
+                place=place_of_frame,
+            )
         if types[place] == EVENT_LOST:
             _note_loss(walk, segment, frame, position, batch.column("data")[place].as_py())
         if walk.expected is not None:

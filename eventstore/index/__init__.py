@@ -1,0 +1,18 @@
+"""What is derived from the log's history so that opening it costs its tail only; see ``history``."""
+
+from eventstore.index.audit import IndexAudit
+from eventstore.index.folder import forget_index
+from eventstore.index.history import HistoryIndex
+from eventstore.index.index_file import DamagedIndexError
+from eventstore.index.marks import CLOCK_MIN, Landmark, Mark, Place
+
+__all__ = [
+    "CLOCK_MIN",
+    "DamagedIndexError",
+    "HistoryIndex",
+    "IndexAudit",
+    "Landmark",
+    "Mark",
+    "Place",
+    "forget_index",
+]

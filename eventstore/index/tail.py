@@ -1,0 +1,148 @@
+"""The tail: what index files say, for the events behind them, in memory. A few bytes an event."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+from eventstore.index.index_file import ID_BYTES, Content, StreamEvents, stream_key
+from eventstore.index.marks import Landmark, Mark, Place
+
+_LANDMARK_BYTES = 8192
+"""Landmarks are this far apart in a segment, or farther where a frame is longer."""
+
+
+class Tail:
+    """The events from a mark on.
+
+    Attributes:
+        first: What is true in front of them.
+        next: What is true behind them.
+    """
+
+    def __init__(self, first: Mark) -> None:
+        self.first = first
+        self.next = first
+        self._streams: dict[str, StreamEvents] = {}
+        self._ids = bytearray()
+        self._known_ids: dict[bytes, int] = {}
+        self._landmarks: list[Landmark] = []
+        self._clocks = array("q")
+
+    def __len__(self) -> int:
+        """How many events it holds."""
+        return self.next.position - self.first.position
+
+    def add(
+        self,
+        *,
+        streams: Sequence[str],
+        versions: Sequence[int],
+        ids: Sequence[bytes],
+        clock: int,
+        chain: bytes,
+        place: Place,
+    ) -> None:
+        """Take note of a frame of events.
+
+        Args:
+            streams: The stream of each event.
+            versions: Its stream version.
+            ids: Its id, 16 bytes.
+            clock: The greatest of their clocks.
+            chain: The chain's value behind the last of them.
+            place: Where the frame is kept.
+        """
+        position, _, greatest_clock, _ = self.next
+        landmark = Landmark(position, place)
+        if not self._landmarks or _apart(self._landmarks[-1].place, place):
+            self._landmarks.append(landmark)
+            self._clocks.append(greatest_clock)
+        at = position - self.first.position
+        for stream, version in zip(streams, versions, strict=True):
+            known = self._streams.get(stream)
+            if known is None:
+                known = self._streams[stream] = StreamEvents(version, array("I"))
+            known.places.append(at)
+            at += 1
+        for event_id in ids:
+            self._ids += event_id
+        self.next = Mark(position + len(streams), chain, max(clock, greatest_clock), landmark)
+
+    def last_version(self, stream: str) -> int | None:
+        """The version of the stream's last event in here, or None when there is none."""
+        events = self._streams.get(stream)
+        return None if events is None else events.first_version + len(events.places) - 1
+
+    def first_version(self, stream: str) -> int | None:
+        """The version of the stream's first event in here, or None when there is none."""
+        events = self._streams.get(stream)
+        return None if events is None else events.first_version
+
+    def positions(self, stream: str, from_version: int) -> array[int]:
+        """The positions of a stream's events in here, from a stream version on."""
+        events = self._streams.get(stream)
+        if events is None:
+            return array("Q")
+        places = events.places[max(from_version - events.first_version, 0) :]
+        return array("Q", [self.first.position + place for place in places])
+
+    def id_position(self, event_id: bytes) -> int | None:
+        """The position of the event with this id, or None; of several, the last."""
+        known, ids = self._known_ids, self._ids
+        first = self.first.position
+        for at in range(len(known) * ID_BYTES, len(ids), ID_BYTES):
+            known[bytes(ids[at : at + ID_BYTES])] = first + at // ID_BYTES
+        return known.get(event_id)
+
+    def landmark(self, position: int) -> Landmark | None:
+        """The last landmark at or in front of a position, or None."""
+        place = bisect_right(self._landmarks, position, key=lambda landmark: landmark.position) - 1
+        return None if place < 0 else self._landmarks[place]
+
+    def around(self, clock: int) -> tuple[int, int]:
+        """As ``IndexFile.around``."""
+        place = bisect_right(self._clocks, clock)
+        start = self._landmarks[place - 1].position if place else self.first.position
+        return start, self._landmarks[place].position if place < len(self._landmarks) else self.next.position
+
+    def content(self) -> Content:
+        """All of it, for an index file."""
+        encoded = ((name.encode(), events) for name, events in self._streams.items())
+        return Content(
+            self.first,
+            self.next,
+            bytes(self._ids),
+            array("I", range(len(self))),
+            {(stream_key(name), name): events for name, events in encoded},
+            self._landmarks,
+            self._clocks,
+        )
+
+    def begin_at(self, first: Mark) -> None:
+        """Let go of the events in front of a mark, which index files have by now."""
+        gone = first.position - self.first.position
+        assert 0 <= gone <= len(self), "the mark lies within the tail"
+        if not gone:
+            return
+        streams = {}
+        for name, events in self._streams.items():
+            at = bisect_left(events.places, gone)
+            if at < len(events.places):
+                places = array("I", [place - gone for place in events.places[at:]])
+                streams[name] = StreamEvents(events.first_version + at, places)
+        at = bisect_left(self._landmarks, first.position, key=lambda landmark: landmark.position)
+        self.first, self._streams = first, streams
+        self._ids, self._known_ids = self._ids[gone * ID_BYTES :], {}
+        self._landmarks, self._clocks = self._landmarks[at:], self._clocks[at:]
+        if not len(self):
+            self.next = first
+
+
+def _apart(one: Place, other: Place) -> bool:
+    return (
+        other.offset - one.offset >= _LANDMARK_BYTES
+        or one.segment != other.segment
+        or one.generation != other.generation
+    )

@@ -1,0 +1,179 @@
+"""``LogState``: what one process knows of a log: how far it has read, and where events are.
+
+It catches up with the storage and folds what is new into the index (``eventstore.index``), which
+answers from files what was there before. Where such a file turns out to be damaged, it is done without,
+and the log is read instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from eventstore import format as log_format
+from eventstore.errors import DamagedLogError
+from eventstore.index import DamagedIndexError, HistoryIndex, Place
+from eventstore.schema import clocks
+from eventstore.storage.protocol import Storage, StoredBatch
+
+_GROUP_COMMITS = 256
+_LOOK_BEHIND_EVENTS = 2048
+_Answer = TypeVar("_Answer")
+
+
+class LogState:
+    """The state of one log object. Several questions that belong together are asked under ``lock``.
+
+    Args:
+        adapter: Gives the storage, or raises when the log was closed.
+    """
+
+    def __init__(self, adapter: Callable[[], Storage]) -> None:
+        self.lock = threading.RLock()
+        self._adapter = adapter
+        storage = adapter()
+        self._index = HistoryIndex(
+            storage.index_folder,
+            log_id=storage.log_id,
+            first_chain=log_format.first_chain(storage.log_id),
+            read_only=storage.read_only,
+        )
+
+    @property
+    def next_position(self) -> int:
+        """How far the log was read."""
+        return self._index.next.position
+
+    @property
+    def chain(self) -> bytes:
+        """The chain's value there."""
+        return self._index.next.chain
+
+    def begin(self) -> None:
+        """Take the index as it is on the disk; what comes behind it is read by ``catch_up``."""
+        self._index.load(self._adapter().resume)
+
+    def catch_up(self) -> None:
+        """Read what was committed since, by whatever process."""
+        with self.lock:
+            while not self._fold_new():
+                pass
+
+    def stored(self, start: int, stop: int | None) -> Iterator[StoredBatch]:
+        """The batches that hold these positions; see ``Storage.read``."""
+        near = self._ask(HistoryIndex.near, start)
+        return self._adapter().read(start, stop, near=near)
+
+    def add(
+        self,
+        *,
+        streams: Sequence[str],
+        versions: Sequence[int],
+        ids: Sequence[bytes],
+        clock: int,
+        chain: bytes,
+        place: Place,
+    ) -> None:
+        """Take note of a commit that was put behind the last one; see ``Tail.add``."""
+        self._index.add(streams=streams, versions=versions, ids=ids, clock=clock, chain=chain, place=place)
+
+    # --- questions
+
+    def stream_version(self, stream: str) -> int | None:
+        """The version of a stream's last event, or None."""
+        return self._ask(HistoryIndex.stream_version, stream)
+
+    def stream_positions(self, stream: str, from_version: int) -> Sequence[int]:
+        """The positions of a stream's events, from a stream version on."""
+        return self._ask(HistoryIndex.stream_positions, stream, from_version)
+
+    def id_position(self, event_id: bytes) -> int | None:
+        """The position of the event with this id, or None."""
+        return self._ask(HistoryIndex.id_position, event_id)
+
+    def around(self, clock: int) -> tuple[int, int] | None:
+        """Positions between which the running maximum of the clocks first exceeds ``clock``, or None."""
+        return self._ask(HistoryIndex.around, clock)
+
+    def _ask(self, question: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        with self.lock:
+            while True:
+                try:
+                    return question(self._index, *arguments)
+                except DamagedIndexError as damaged:
+                    self._index.drop(damaged, self._adapter().resume)
+                    self.catch_up()
+
+    # --- reading on
+
+    def _fold_new(self) -> bool:
+        """Read what is new; False when the index has gone on without, and reading begins anew there."""
+        folded = 0
+        for group in _grouped(self.stored(self.next_position, None)):
+            if group[0].first_position < self.next_position:
+                return False
+            self._fold(group)
+            if self._index.needs_writing:
+                self.keep_index()
+                return False
+            # So far behind, another process may have indexed what comes next.
+            before, folded = folded, folded + sum(stored.batch.num_rows for stored in group)
+            if before < _LOOK_BEHIND_EVENTS <= folded and self._index.refresh(self._adapter().resume):
+                return False
+        return True
+
+    def _fold(self, group: Sequence[StoredBatch]) -> None:
+        """Take note of commits, together: Arrow takes as long for one row as for a hundred."""
+        columns = ["stream", "stream_version", "event_id", "recorded_at"]
+        table = pa.Table.from_batches([stored.batch for stored in group]).select(columns).combine_chunks()
+        streams, versions, ids = (table.column(name).to_pylist() for name in columns[:3])
+        times = clocks(table.to_batches()[0])
+        start = 0
+        for stored in group:
+            self._check_follows(stored)
+            stop = start + stored.batch.num_rows
+            self.add(
+                streams=streams[start:stop],
+                versions=versions[start:stop],
+                ids=ids[start:stop],
+                clock=max(times[start:stop]),
+                chain=stored.chain,
+                place=stored.place,
+            )
+            start = stop
+
+    def _check_follows(self, stored: StoredBatch) -> None:
+        if stored.first_position != self.next_position:
+            raise DamagedLogError(
+                f"position {self.next_position} is followed by position {stored.first_position}: "
+                "a part of the log is missing. Run verify()",
+                path="",
+                offset=0,
+                position=self.next_position,
+            )
+
+    # --- life
+
+    def keep_index(self) -> None:
+        """Write index files when there is enough to write. Nobody's commit waits for this."""
+        if self._index.wants_writing:
+            storage = self._adapter()
+            self._index.write(storage.resume, self.lock, durable_position=storage.durable_position)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._index.close()
+
+    def after_fork(self) -> None:
+        """Called in a forked child: a thread of the parent may have held the lock."""
+        self.lock = threading.RLock()
+        self._index.after_fork()
+
+
+def _grouped(batches: Iterator[StoredBatch]) -> Iterator[list[StoredBatch]]:
+    while group := list(itertools.islice(batches, _GROUP_COMMITS)):
+        yield group
