@@ -112,16 +112,17 @@ class LogState:
 
     def _fold_new(self) -> bool:
         """Read what is new; False when the index has gone on without, and reading begins anew there."""
-        folded = 0
-        for group in _grouped(self.stored(self.next_position, None)):
-            if group[0].first_position < self.next_position:
-                return False
+        start, folded = self.next_position, 0
+        stored = self.stored(start, None)
+        if self.next_position != start:
+            return False
+        for group in _grouped(stored):
             self._fold(group)
             if self._index.needs_writing:
                 self.keep_index()
                 return False
             # So far behind, another process may have indexed what comes next.
-            before, folded = folded, folded + sum(stored.batch.num_rows for stored in group)
+            before, folded = folded, folded + sum(each.batch.num_rows for each in group)
             if before < _LOOK_BEHIND_EVENTS <= folded and self._index.refresh(self._adapter().resume):
                 return False
         return True

@@ -35,6 +35,7 @@ from eventstore import (
 from eventstore.index import history
 from eventstore.index.folder import FileName, IndexFolder, longest_chain
 from eventstore.log_state import LogState
+from eventstore.storage.memory import MemoryStorage
 
 NOON = dt.datetime(2024, 5, 6, 12, tzinfo=dt.UTC)
 SEGMENT_BYTES_MAX = 9000
@@ -505,3 +506,15 @@ def test_verify_reads_the_index_as_well(tmp_path: Path) -> None:
         assert verdict.ok
         (finding,) = verdict.findings
         assert (finding.severity, finding.path) == ("note", f"index/{path.name}")
+
+
+def test_a_commit_that_others_have_put_in_the_middle_of_what_was_read_is_damage() -> None:
+    """As when a history was replaced under a log: it says so, and does not read for ever."""
+    storage, other = MemoryStorage(), MemoryStorage()
+    other.log_id = storage.log_id
+    with EventLog(storage) as log, EventLog(other) as replaced:
+        log.append("s", [Event("A")])
+        replaced.append("s", [Event("A"), Event("B")])
+        storage._batches[:] = other._batches
+        with pytest.raises(DamagedLogError, match="is followed by position 0"):
+            _ = log.next_position
