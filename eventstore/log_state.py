@@ -17,7 +17,6 @@ import pyarrow as pa
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError
 from eventstore.index import DamagedIndexError, HistoryIndex, Place
-from eventstore.schema import clocks
 from eventstore.storage.protocol import Storage, StoredBatch
 
 _GROUP_COMMITS = 256
@@ -129,10 +128,22 @@ class LogState:
 
     def _fold(self, group: Sequence[StoredBatch]) -> None:
         """Take note of commits, together: Arrow takes as long for one row as for a hundred."""
-        columns = ["stream", "stream_version", "event_id", "recorded_at"]
-        table = pa.Table.from_batches([stored.batch for stored in group]).select(columns).combine_chunks()
-        streams, versions, ids = (table.column(name).to_pylist() for name in columns[:3])
-        times = clocks(table.to_batches()[0])
+        batches = [stored.batch for stored in group]
+        streams, versions, ids, clocks = (
+            pa.chunked_array([batch.column(name) for batch in batches])
+            for name in ("stream", "stream_version", "event_id", "recorded_at")
+        )
+        columns = (column.to_pylist() for column in (streams, versions, ids, clocks.cast(pa.int64())))
+        self._note(group, *columns)
+
+    def _note(
+        self,
+        group: Sequence[StoredBatch],
+        streams: Sequence[str],
+        versions: Sequence[int],
+        ids: Sequence[bytes],
+        times: Sequence[int],
+    ) -> None:
         start = 0
         for stored in group:
             self._check_follows(stored)
