@@ -18,8 +18,7 @@ from typing import Literal
 
 from dacapo_store import artifacts
 from dacapo_store.artifacts import ArtifactWriter
-from eventstore import DamagedLogError, EventLog, ReadOnlyLogError
-from eventstore import log as log_module
+from eventstore import DamagedLogError, EventLog, ReadOnlyLogError, log_state
 from eventstore.storage.local import lock, storage
 from tools.torture.promises import Promise, commit_of, keys_of, must_hold, payload_of
 from tools.torture.recorder import Hooks, Recorder
@@ -150,7 +149,7 @@ class Boot:
     def run(self) -> None:
         """Work; the trace and the promise tell what happened."""
         works = [(Process("first"), self._first)]
-        with taking_turns(self._turns, log_module, storage, lock), self.recorder:
+        with taking_turns(self._turns, log_state, storage, lock), self.recorder:
             self._turns.run(works)
             works = []
             for _ in range(self._plan.processes):

@@ -13,7 +13,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +80,7 @@ class Segment:
         self._descriptor: int | None = None
         self._positions = array("Q")
         self._offsets = array("Q")
+        self._known_head: _Head | None = None
         self._end_offset: int | None = None
         self._chain: bytes | None = None
         self._synced_position = name.first_position
@@ -124,11 +124,16 @@ class Segment:
         """
         _ = self._head
 
-    @cached_property
+    @property
     def _head(self) -> _Head:
-        first = self._read_schema_frame()
-        schema, log_id = self._read_schema(first)
-        return _Head(schema, log_id, first.seal.chain, first.end_offset, first.seal.synced_position)
+        # No cached_property: up to Python 3.11 it has a lock, which a fork may leave locked for ever.
+        if self._known_head is None:
+            first = self._read_schema_frame()
+            schema, log_id = self._read_schema(first)
+            self._known_head = _Head(
+                schema, log_id, first.seal.chain, first.end_offset, first.seal.synced_position
+            )
+        return self._known_head
 
     def _read_schema_frame(self) -> Frame:
         with self.descriptor() as descriptor:
