@@ -9,7 +9,6 @@ import html
 import threading
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -87,28 +86,28 @@ class Store:
 
     # --- the four stores
 
-    @cached_property
+    @property
     def configs(self) -> FileConfigStore:
         """The config store of this base."""
         from dacapo_store.config_store import FileConfigStore
 
         return FileConfigStore(self.path / "configs", **self._how)
 
-    @cached_property
+    @property
     def stats(self) -> FileStatsStore:
         """The stats store of this base."""
         from dacapo_store.stats_store import FileStatsStore
 
         return FileStatsStore(self.path / "stats", **self._how)
 
-    @cached_property
+    @property
     def weights(self) -> LocalWeightsStore:
         """The weights store of this base."""
         from dacapo_store.weights_store import LocalWeightsStore
 
         return LocalWeightsStore(self.path, **self._how)
 
-    @cached_property
+    @property
     def arrays(self) -> LocalArrayStore:
         """The array store of this base."""
         from dacapo_store.array_store import LocalArrayStore

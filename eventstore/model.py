@@ -6,7 +6,6 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -81,15 +80,22 @@ class RecordedEvent:
     index: pa.Int64Array | None
     values: pa.DoubleArray | None
 
-    @cached_property
+    @property
     def data(self) -> Any:
         """The event's fields, as they were given."""
-        return tagged_json.decode(self.data_json)
+        return self._decoded("data_json")
 
-    @cached_property
+    @property
     def metadata(self) -> Any:
         """Who and where."""
-        return tagged_json.decode(self.metadata_json)
+        return self._decoded("metadata_json")
+
+    def _decoded(self, name: str) -> Any:
+        # Not functools.cached_property: before Python 3.12 it has a lock that a fork could leave locked.
+        key = f"_{name}"
+        if key not in self.__dict__:
+            self.__dict__[key] = tagged_json.decode(getattr(self, name))
+        return self.__dict__[key]
 
 
 @dataclass(frozen=True)
