@@ -293,7 +293,7 @@ class Base:
     def _look_after_snapshots(self, views: ReadModels | None) -> None:
         """Whoever comes next should find a snapshot that is not too old."""
         if views is None:
-            with contextlib.suppress(EventStoreError):
+            with contextlib.suppress(EventStoreError, OSError):  # also where the folder is gone
                 housekeeping.start_if_grown(self.path, self.log.next_position)
         elif views.tail_is_too_long:
             housekeeping.start(self.path)

@@ -162,3 +162,11 @@ def test_a_closed_base_is_opened_anew(tmp_path: Path) -> None:
         base.append("s", [DELETED])
     assert Base.at(tmp_path) is not base
     assert Base.at(tmp_path).log.next_position == 1
+
+
+def test_a_base_whose_folder_is_gone_can_be_closed(tmp_path: Path) -> None:
+    """Nothing is left to look after."""
+    base = Base.at(tmp_path / "base")
+    base.append("s", [DELETED])
+    shutil.rmtree(tmp_path / "base")
+    base.close()
