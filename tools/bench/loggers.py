@@ -52,7 +52,7 @@ def scalar_loggers(size: Size) -> Section:
     iterations = size.pick(full=20_000, quick=5_000, tiny=150)
     section = Section("B8", f"A scalar logger in a hot loop: {iterations:,} iterations, loss and time")
     section.rows = side_by_side(
-        [Contestant(peer.name, log, (peer, iterations), _absent(peer)) for peer in PEERS],
+        [Contestant(peer.name, log, (peer, iterations), peer.absent()) for peer in PEERS],
         rounds=size.pick(full=3, quick=1, tiny=1),
     )
     for peer in PEERS:
@@ -86,18 +86,6 @@ def scalar_loggers(size: Size) -> Section:
 
 
 _OURS: Final = (DacapoStore, DacapoStoreCalls)
-
-
-def _absent(peer: type[Peer]) -> str | None:
-    if peer is DacapoStore and not _has_scalar_logger():
-        return "not there yet"
-    return peer.absent()
-
-
-def _has_scalar_logger() -> bool:
-    from dacapo_store import FileStatsStore
-
-    return hasattr(FileStatsStore, "scalar_logger")
 
 
 def _over_fastest(section: Section, found: dict[type[Peer], float | None], figure: str) -> Goal:

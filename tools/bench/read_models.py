@@ -168,21 +168,16 @@ def cold_open(size: Size) -> Section:
             1.2,
         ),
     ]
-    section.notes = [
-        "Imports are done before the clock starts. A snapshot is published first, where there is a way."
-    ]
+    section.notes = ["Imports are done before the clock starts. A snapshot is published first."]
     return section
 
 
 def publish_snapshot(folder: Path) -> None:
-    """Leave behind what a closing process leaves for the next one."""
-    from dacapo_store.base import Base
+    """Leave behind what housekeeping leaves for the next process."""
+    from dacapo_store.housekeeping import publish
+    from projections import ANYTHING_NEW
 
-    base = Base.at(folder)
-    publish = getattr(base, "publish_snapshot", None)
-    if publish is not None:
-        publish()
-    base.close()
+    publish(folder, tail_limit=ANYTHING_NEW)
 
 
 def first_query(_: Path, folder: Path) -> Figures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +31,7 @@ def weights(size: Size) -> Section:
     contestants = [
         Contestant(DacapoStore.name, store_and_retrieve, (layers,)),
         *(Contestant(peer.name, write_and_read, (peer, layers), peer.absent()) for peer in files),
-        Contestant(_ASYNCHRONOUS, store_asynchronously, (layers,), _no_wait()),
+        Contestant(_ASYNCHRONOUS, store_asynchronously, (layers,)),
     ]
     section.rows = side_by_side(contestants, rounds=size.pick(full=5, quick=3, tiny=1))
     rows = section.rows
@@ -51,7 +50,6 @@ def weights(size: Size) -> Section:
             ratio(rows, _ASYNCHRONOUS, DacapoStore.name, _STORE),
             "at most",
             0.2,
-            why_not=_no_wait() or "",
         ),
     ]
     section.notes = [
@@ -59,13 +57,6 @@ def weights(size: Size) -> Section:
         "Ours computes and checks a SHA-256 of what it writes and reads.",
     ]
     return section
-
-
-def _no_wait() -> str | None:
-    from dacapo_store import LocalWeightsStore
-
-    parameters = inspect.signature(LocalWeightsStore.store_weights).parameters
-    return None if "wait" in parameters else "not there yet"
 
 
 def trained(layers: int, name: str = "run_7") -> Any:
