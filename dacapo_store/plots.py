@@ -50,9 +50,10 @@ def envelope(places: npt.ArrayLike, values: npt.ArrayLike, columns: int = COLUMN
         The indices of the points, ascending, at most 4 · ``columns``; all of them if they are fewer.
     """
     x, y = np.asarray(places, np.float64), np.asarray(values, np.float64)
-    if len(x) <= 4 * columns or x[-1] == x[0]:
+    if len(x) <= 4 * columns:
         return np.arange(len(x))
-    column = np.minimum(((x - x[0]) / (x[-1] - x[0]) * columns).astype(np.int64), columns - 1)
+    width = (x[-1] - x[0]) or 1.0
+    column = np.minimum(((x - x[0]) / width * columns).astype(np.int64), columns - 1)
     starts = np.flatnonzero(np.diff(column, prepend=-1))
     ends = np.append(starts[1:], len(x)) - 1
     by_height = np.lexsort((np.where(np.isnan(y), np.inf, y), column))

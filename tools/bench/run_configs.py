@@ -36,8 +36,11 @@ def stand_ins() -> Any:
     """Dataclasses that stand for DaCapo's, and tuples and paths for its coordinates and paths."""
     from dacapo_store import converter
 
+    # Their documents call them by another name: somebody else's of the same process may have this one.
     classes = {
-        name: converter.register(make_dataclass(name, [(field, Any, None) for field in fields.split()]))
+        name: converter.register(
+            make_dataclass(name, [(field, Any, None) for field in fields.split()]), name=f"StandInFor{name}"
+        )
         for name, fields in _FIELDS.items()
     }
     return SimpleNamespace(**classes, Coordinate=lambda *numbers: tuple(numbers), Path=PurePosixPath)
