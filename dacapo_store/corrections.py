@@ -73,6 +73,7 @@ def rewind(base: Base, run: str, iteration: int, *, dry_run: bool = False) -> Co
         MissingError: Nothing was ever recorded of this run.
         ValueError: The iteration is negative, or the name cannot be a run's.
     """
+    base.require_writable()
     validate_run_name(run)
     kept = as_iteration(iteration, where="rewind")
     if kept < 0:
@@ -115,6 +116,8 @@ def restore(
         MissingError: It was not there at that moment, or files of its weights are gone.
         ValueError: There is no such kind or moment.
     """
+    base.require_writable()
+    base.settle()
     last = history(base, kind, name)[-1].position
     moment = last if at is None else position_of(base.log, at)
 
@@ -133,6 +136,7 @@ def restore(
 
 
 def _carried_out(base: Base, plan: Callable[[], list[StreamAppend]], *, dry_run: bool) -> Correction:
+    base.settle()  # rows that a killed logger left belong to what is corrected
     while True:
         appends = plan()
         steps = tuple((part.stream, summary_of(event)) for part in appends for event in part.events)

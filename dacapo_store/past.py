@@ -27,6 +27,8 @@ class PastBase(Base):
         self.as_of: int | None = position
         self.read_only = True
         self.log = cast("Any", PastLog(base.log, position))
+        self.background = base.background
+        self.loggers = base.loggers
         self._present = base
         self._past_views = cast("ReadModels", _PastViews(base, position))
 

@@ -181,6 +181,7 @@ class Store:
         """
         from dataclasses import replace
 
+        self._base.settle_if_possible()
         position = position_of(self._base.log, as_of) if as_of is not None else self._base.as_of
         answer = self._base.present.views.select(
             query, params, position=position, seconds=seconds, unsafe=unsafe

@@ -107,6 +107,16 @@ def test_training_goes_on_after_a_rewind_and_both_branches_stay(base: Base) -> N
     assert LocalWeightsStore(base.path).latest_iteration("run") == 40
 
 
+def test_rows_that_a_logger_holds_are_rewound_with_the_others(base: Base) -> None:
+    """They are recorded first, and cut like the rest."""
+    with FileStatsStore(base.path / "stats").scalar_logger("run") as log:
+        for iteration in range(60, 70):
+            log.add(iteration, loss=0.1)
+        rewind(base, "run", 65)
+        assert _state(base)["trained"] == list(range(65))
+    assert base.query("SELECT count(*) FROM training_stats WHERE run = 'run'").fetchone() == (65,)
+
+
 def test_rewinding_what_never_was_is_an_error(base: Base) -> None:
     """With the names that are close."""
     with pytest.raises(MissingError, match="did you mean 'run'"):

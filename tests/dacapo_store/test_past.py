@@ -5,10 +5,17 @@ from __future__ import annotations
 import pickle
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from dacapo_store import ConfigMissingError, FileConfigStore, FileStatsStore, TrainingIterationStats
+from dacapo_store import (
+    ConfigMissingError,
+    FileConfigStore,
+    FileStatsStore,
+    LocalWeightsStore,
+    TrainingIterationStats,
+)
 from dacapo_store.base import Base
 from eventstore import ReadOnlyLogError
 
@@ -83,3 +90,22 @@ def test_a_past_store_travels_to_other_processes(path: Path) -> None:
     """As path and position."""
     copy = pickle.loads(pickle.dumps(FileConfigStore(path / "configs", as_of=1)))
     assert copy.retrieve_task_config("t", raw=True) == {"name": "t", "n": 1}
+
+
+def test_weights_are_those_of_then(path: Path) -> None:
+    """Stored again since, or removed from view: the past loads its own file."""
+    torch = pytest.importorskip("torch")
+    weights = LocalWeightsStore(path)
+    run = SimpleNamespace(name="run", model=torch.nn.Linear(1, 1, bias=False))
+    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1)
+    positions = []
+    for value in (1.0, 2.0):
+        torch.nn.init.constant_(run.model.weight, value)
+        weights.store_weights(run, 5)
+        positions.append(Base.at(path).log.next_position)
+    for position, value in zip(positions, (1.0, 2.0), strict=True):
+        then = LocalWeightsStore(path, as_of=position)
+        assert then.retrieve_weights("run", 5).model["weight"].item() == value
+    assert LocalWeightsStore(path, as_of=positions[0] - 1).latest_iteration("run") is None
+    with pytest.raises(ReadOnlyLogError):
+        LocalWeightsStore(path, as_of=positions[0]).remove("run", 5)
