@@ -1,18 +1,25 @@
-"""The Python examples of README and docs run, from top to bottom, as a reader would type them.
+"""The examples of README and docs run, from top to bottom, as a reader would type them.
 
 Each document is one test: its ```` ```python ```` blocks share one namespace, an empty working
-directory and an empty home. Decision records quote code of their time and are left out.
+directory and an empty home. In guides, the ``dacapo-store`` lines of ```` ```bash ```` blocks run afterwards.
+Decision records quote code of their time and are left out.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from dacapo_store.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```bash[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+GUIDES = ROOT / "docs" / "guides"
 
 
 def documents() -> list[Path]:
@@ -36,13 +43,36 @@ def python_blocks(document: Path) -> list[str]:
     return ["\n" * text[: block.start(1)].count("\n") + block.group(1) for block in FENCE.finditer(text)]
 
 
+def commands(document: Path) -> list[str]:
+    """The ``dacapo-store`` lines of a guide's shell blocks."""
+    text = document.read_text(encoding="utf-8")
+    if GUIDES not in document.parents or document.name == "repair.md":  # which needs a damaged log
+        return []
+    return [
+        line
+        for block in SHELL.finditer(text)
+        for line in block[1].splitlines()
+        if line.startswith("dacapo-store ")
+    ]
+
+
+def call(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command in this process; it must end well."""
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code, line
+
+
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_python_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python block of the document runs, in order, in one namespace."""
+def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python block of the document runs, in order, in one namespace; then a guide's commands."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "example"}
     for block in python_blocks(document):
         exec(compile(block, str(document), "exec"), namespace)  # noqa: S102 - running them is the point
+    for line in commands(document):
+        call(line, monkeypatch)
 
 
 def test_blocks_are_found_in_order_and_keep_their_lines(tmp_path: Path) -> None:
