@@ -43,6 +43,12 @@ def verify(
         int | None,
         typer.Option(help="With --expect: the position that it must belong to; default: any.", min=0),
     ] = None,
+    upto: Annotated[
+        str | None,
+        typer.Option(
+            help="A citation, base@position#chain: is this the history it names?", metavar="CITATION"
+        ),
+    ] = None,
     artifacts: Annotated[
         bool, typer.Option("--artifacts", help="Read the weights files, too, and compare digests.")
     ] = False,
@@ -50,11 +56,20 @@ def verify(
 ) -> None:
     """Read everything, change nothing, and list what is not as it should be.
 
+    Example: dacapo-store verify --upto my_base@4711#3fe1…
+
     Exit code 0: clean. 1: damage, a missing file, or a chain value that no position has. 2: no base.
     """
     from dacapo_store.payloads import PayloadFinding, check_payloads
     from eventstore import EventLog, verify_log
 
+    if upto is not None:
+        from dacapo_store.citation import Citation
+
+        if expect is not None or position is not None:
+            raise ValueError("--upto says position and chain value itself: leave --expect and --position out")
+        cited = Citation.parse(upto)
+        expect, position = cited.chain, cited.position
     if position is not None and expect is None:
         raise ValueError("--position goes with --expect")
     root = base_of(base)

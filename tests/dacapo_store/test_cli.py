@@ -215,3 +215,14 @@ def test_the_command_is_installed(base: Path) -> None:
         pytest.skip("the project is not installed in this environment")
     ended = subprocess.run([command, "--help"], check=True, capture_output=True, text=True)
     assert "verify" in ended.stdout
+
+
+def test_verify_knows_a_cited_history(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The very position and value; another position, or no citation, is told apart."""
+    with EventLog.open(base / "events", read_only=True) as log:
+        chain = log.chain_at(3).hex()
+    code, output, _ = run(capsys, "verify", base, "--upto", f"lab@3#{chain}")
+    assert (code, "that of position 3" in output) == (0, True)
+    code, output, _ = run(capsys, "verify", base, "--upto", f"lab@4#{chain}")
+    assert (code, "that of position 3, not of 4" in output) == (1, True)
+    assert run(capsys, "verify", base, "--upto", "lab@3")[0] == 2
