@@ -1,4 +1,4 @@
-"""``runs``, ``show``, ``configs``, ``best``, ``stats``, ``scores``, ``sql``, ``cite``, ``plot``: looking.
+"""``runs``, ``show``, ``configs``, ``best``, ``stats``, ``scores``, ``sql``, ``cite``, ``plot``, ``stat``.
 
 Every verb takes ``--at`` a position or a time, and then answers as it would have done then.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dacapo_store.cli.output import remark, say
+from dacapo_store.cli.output import remark, say, size
 from dacapo_store.cli.places import store_at
 from dacapo_store.cli.tables import ArrowFile, Csv, Json, plain, show
 
@@ -37,7 +37,7 @@ PROMPT = "dacapo-store> "
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (runs, configs, best, stats, scores, sql, cite, plot):
+    for verb in (runs, configs, best, stats, scores, sql, cite, plot, stat):
         app.command()(verb)
     app.command("show")(show_run)
 
@@ -283,3 +283,19 @@ def plot(
         store.require_run(name)
     store.plot_runs(*names, scalar=scalar, criterion=criterion).savefig(out, dpi=150)
     remark(f"drawn: {out}")
+
+
+def stat(*, base: BaseOption = None, as_json: Json = False) -> None:
+    """How much the base holds, and how many bytes that takes on the disk.
+
+    Example: dacapo-store stat
+    """
+    from dacapo_store.sizes import sizes
+
+    found = sizes(store_at(base))
+    if as_json:
+        say(json.dumps(plain(found), indent=1))
+        return
+    for name, value in found.items():
+        shown = size(value) if name.endswith("_bytes") else plain(value)
+        say(f"{name.removesuffix('_bytes').replace('_', ' ')}\t{shown}")

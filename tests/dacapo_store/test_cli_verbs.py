@@ -174,6 +174,15 @@ def test_views_are_exported(call: Call, tmp_path: Path, suffix: str) -> None:
     assert call("export", "no_view", path)[0] == 2
 
 
+def test_sizes_are_told(call: Call) -> None:
+    """For people with units, for programs as numbers."""
+    found = json.loads(call("stat", "--json")[1])
+    assert found["position"] == found["tail"] == 6
+    assert found["log_bytes"] > 1000
+    assert found["segments"] == 1
+    assert re.search(r"^log\t[\d.]+ KiB$", call("stat")[1], re.MULTILINE)
+
+
 def test_a_plot_is_a_file(call: Call, tmp_path: Path) -> None:
     """Of the runs that were named."""
     assert call("plot", "run_7", "run_8", "--out", tmp_path / "curves.png")[0] == 0
