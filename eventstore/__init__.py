@@ -36,6 +36,7 @@ from eventstore.model import (
 )
 from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
+from eventstore.storage.local.reencoding import ReencodingReport, plan_reencoding, reencode_log
 from eventstore.storage.local.repair import RepairPlan, plan_repair, repair_log
 from eventstore.storage.local.verify import verify_log
 
@@ -64,6 +65,7 @@ __all__ = [
     "NetworkFileSystemWarning",
     "ReadOnlyLogError",
     "RecordedEvent",
+    "ReencodingReport",
     "RepairPlan",
     "SchemaVersionError",
     "StorageError",
@@ -74,7 +76,9 @@ __all__ = [
     "copy_log",
     "derived_id",
     "network_file_system",
+    "plan_reencoding",
     "plan_repair",
+    "reencode_log",
     "repair_log",
     "uuid7",
     "verify_log",

@@ -210,6 +210,11 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def forget_cached(descriptor: int) -> None:
+    """Let the next read of a synced file come from the disk, as far as the kernel likes to."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def rename(source: Path, target: Path) -> None:
     """Put ``source`` in the place of ``target``, atomically and durably."""
     source.rename(target)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 CONTINUATION = b"\xff\xff\xff\xff"
+END_OF_STREAM = CONTINUATION + bytes(4)
 MAGIC = b"DCPSEAL1"
 SECTOR_BYTES = 512
 

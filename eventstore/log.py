@@ -49,12 +49,7 @@ from eventstore.model import (
     StreamState,
     Verdict,
 )
-from eventstore.schema import (
-    clocks,
-    content_digests,
-    envelope_schema,
-    recorded_events,
-)
+from eventstore.schema import clocks, envelope_schema, folded_chain, recorded_events
 from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
 from eventstore.storage.protocol import Storage, StoredBatch
 
@@ -305,7 +300,7 @@ class EventLog:
         if event_id is None or position is None:
             return None
         stored = next(self._state.stored(position, position + 1))
-        events = list(recorded_events(stored.batch))
+        events = list(recorded_events(stored.first_commit()))
         if len(events) != len(encoded) or not all(map(_same_event, events, encoded)):
             raise DuplicateEventError(
                 f"event {event_id} stands at position {position} already, with other content or in another "
@@ -314,9 +309,8 @@ class EventLog:
                 position=position,
             )
         versions = {event.stream: event.stream_version for event in events}
-        return Commit(
-            stored.first_position, stored.next_position, versions, tuple(e.event_id for e in events)
-        )
+        first = stored.first_position
+        return Commit(first, first + len(events), versions, tuple(e.event_id for e in events))
 
     # --- reading
 
@@ -360,10 +354,11 @@ class EventLog:
         stored = next(self._state.stored(position - 1, position))
         if stored.next_position == position:
             return stored.chain
-        # Several commits were merged into this batch: the chain goes from the value in front of it.
-        chain = self.chain_at(stored.first_position)
-        for each, version, content in content_digests(_part(stored, 0, position)):
-            chain = log_format.next_chain(chain, position=each, stream_version=version, content=content)
+        # It is within a frame, of many commits as a rule: the chain goes on from where that begins.
+        start = stored.first_position if stored.frame_position is None else stored.frame_position
+        chain = self.chain_at(start)
+        for part in self._parts(start, position):
+            chain = folded_chain(chain, part.batch)
         return chain
 
     def stream_version(self, stream: str) -> int | None:

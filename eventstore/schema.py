@@ -155,6 +155,13 @@ def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
         yield position, version, digest
 
 
+def folded_chain(chain: bytes, batch: pa.RecordBatch) -> bytes:
+    """The chain's value behind a batch, from the one in front of it."""
+    for position, version, content in content_digests(batch):
+        chain = log_format.next_chain(chain, position=position, stream_version=version, content=content)
+    return chain
+
+
 def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
     """The events of a batch, in order."""
     names = ("position", "event_id", "stream", "stream_version", "type", "schema_version", "data", "metadata")

@@ -1,17 +1,19 @@
-"""Write the golden log of the present format, ``tests/golden/format-<version>/``, once and for all.
+"""Write the golden logs of the present format, once and for all.
 
+They are ``tests/golden/format-<version>/`` and, with a re-encoded segment, ``format-<version>-reencoded/``.
 Released formats are read for ever: a directory is added with a new format and never rewritten, so
-this program refuses to touch one that exists.
+this program touches none that exists.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from eventstore import Event, EventLog, StreamAppend
+from eventstore import Event, EventLog, StreamAppend, reencode_log
 from eventstore.schema import FORMAT_VERSION
 
 _START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -55,19 +57,38 @@ def golden_appends() -> list[list[StreamAppend]]:
 
 
 def main() -> int:
-    """Write the directory; the second segment begins with the third commit."""
-    target = Path(__file__).parent.parent / "tests" / "golden" / f"format-{FORMAT_VERSION}"
-    if target.exists():
-        print(f"{target} exists; a released format is never written again", file=sys.stderr)
-        return 1
+    """Write the directories that are not there yet; the second segment begins with the third commit."""
+    golden = Path(__file__).parent.parent / "tests" / "golden"
+    plain = golden / f"format-{FORMAT_VERSION}"
+    again = golden / f"format-{FORMAT_VERSION}-reencoded"
+    missing = [target for target in (plain, again) if not target.exists()]
+    if plain in missing:
+        _write_plain(plain)
+    if again in missing:
+        shutil.copytree(plain, again)
+        reencode_log(again, grace_seconds=0)
+        _remove_derived(again)
+    if not missing:
+        print(f"{plain} exists; a released format is never written again", file=sys.stderr)
+    return 0 if missing else 1
+
+
+def _write_plain(target: Path) -> None:
     first, second, third = golden_appends()
     with EventLog.open(target) as log:
         log.append_to_streams(first)
         log.append_to_streams(second)
     with EventLog.open(target, segment_bytes_max=1) as log:
         log.append_to_streams(third)
-    (target / "lock").unlink()
-    return 0
+    _remove_derived(target)
+
+
+def _remove_derived(target: Path) -> None:
+    for path in target.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix != ".arrows":
+            path.unlink()
 
 
 if __name__ == "__main__":

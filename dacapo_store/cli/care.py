@@ -1,6 +1,6 @@
-"""``verify``, ``repair``, ``gc``, ``backup``: looking after a base.
+"""``verify``, ``repair``, ``gc``, ``compact``, ``backup``: looking after a base.
 
-The verbs that write say first what they would do, and do it with ``--yes``.
+The verbs that take something away say first what they would do, and do it with ``--yes``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dacapo_store.cli.places import base_of, log_of
 
 if TYPE_CHECKING:
     from dacapo_store.maintenance import GarbagePlan
-    from eventstore import LostRange, RepairPlan, Verdict
+    from eventstore import LostRange, ReencodingReport, RepairPlan, Verdict
 
 BaseArgument = Annotated[
     Path | None, typer.Argument(help="The base directory; default: that of dacapo.yaml.", metavar="[BASE]")
@@ -29,7 +29,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this, only say 
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (verify, repair, gc, backup):
+    for verb in (verify, repair, gc, compact, backup):
         app.command()(verb)
 
 
@@ -180,14 +180,14 @@ def _repair_lines(plan: RepairPlan, verb: str) -> Iterator[str]:
         span = _span(mended.first_position, mended.next_position)
         yield f"mended\t{mended.path}\t{mended.offset}\t{span}: a flipped bit is put right, nothing is lost"
     for each in plan.from_copy:
-        yield f"copied\t{_span(each.first_position, each.next_position)} from the copy"
+        yield f"copied\t{_span(each.first_position, each.next_position)} from the copy or a former file"
     for each in plan.unvouched:
         span = _span(each.first_position, each.next_position)
         yield f"note\t{span}: their own seal holds, and the chain value in front of them is lost"
     for position in plan.chain_breaks:
         yield f"note\tposition {position}: nothing is missing, and yet the chain does not go on from here"
     for name in plan.set_aside:
-        yield f"aside\t{name}: it belongs to another log, or holds nothing of this one"
+        yield f"aside\t{name}: it belongs to another log, or another file holds its events"
     if plan.torn is not None:
         path, offset = plan.torn
         yield f"torn\t{path}\t{offset}\tan unfinished tail, never acknowledged, goes to quarantine"
@@ -260,6 +260,55 @@ def _say_garbage(plan: GarbagePlan, *, done: bool) -> None:
     say(f"{count(len(plan.garbage), 'file')} {verb}, {size(plan.bytes)}")
     if plan.garbage and not done:
         remark("Nothing was deleted. Repeat this with --yes.")
+
+
+def compact(
+    base: BaseArgument = None,
+    *,
+    grace: Annotated[
+        float,
+        typer.Option(help="Keep a replaced file for MINUTES, for readers that are about to open it.", min=0),
+    ] = 10.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which files would be written again or deleted.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write full segments of the log again, compressed; no event changes, and readers are not disturbed.
+
+    The replaced files are deleted by a later call, once the grace is over and the new ones were proven
+    again. Exit code 0: done, or nothing to do. 1: a file was left alone.
+    """
+    from eventstore import plan_reencoding, reencode_log
+
+    work = plan_reencoding if dry_run else reencode_log
+    report = work(log_of(base_of(base)), grace_seconds=grace * 60)
+    if as_json:
+        say_json(report)
+    else:
+        _say_compaction(report, done=not dry_run)
+    if report.skipped:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _say_compaction(report: ReencodingReport, *, done: bool) -> None:
+    for segment in report.reencoded:
+        after = "-" if segment.bytes_after is None else segment.bytes_after
+        say(f"written\t{segment.bytes_before}\t{after}\t{segment.new_path or segment.path}")
+    for former in report.deleted:
+        say(f"deleted\t{former.bytes}\t-\t{former.path}")
+    for former in report.waiting:
+        remark(f"kept until the grace is over: {former.path}, {size(former.bytes)}")
+    for skipped in report.skipped:
+        remark(f"left alone: {skipped.path}: {skipped.reason}")
+    before = sum(segment.bytes_before for segment in report.reencoded)
+    after = sum(segment.bytes_after or 0 for segment in report.reencoded)
+    freed = sum(former.bytes for former in report.deleted)
+    segments, files = count(len(report.reencoded), "segment"), count(len(report.deleted), "former file")
+    if done:
+        say(f"{segments} written again, {size(before)} as {size(after)}; {files} deleted, {size(freed)}")
+    else:
+        say(f"{segments} to write again, {size(before)}; {files} to delete, {size(freed)}")
 
 
 def backup(

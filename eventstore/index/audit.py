@@ -34,9 +34,22 @@ class IndexAudit:
         self._landmarks: dict[int, Place] = {}
 
     def add(
-        self, *, stream: str, version: int, event_id: bytes, clock: int, chain: bytes, place: Place
+        self,
+        *,
+        position: int,
+        stream: str,
+        version: int,
+        event_id: bytes,
+        clock: int,
+        chain: bytes,
+        place: Place,
     ) -> None:
-        """The next event, the chain's value behind it, and the frame that it is in."""
+        """The next event, the chain's value behind it, and the frame that it is in.
+
+        One that was given already, from a file that turned out damaged behind it, is passed over.
+        """
+        if position < self._tail.next.position:
+            return
         if self._path is None:
             self._begin_file()
         if self._path is None:

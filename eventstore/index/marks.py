@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 class Landmark(NamedTuple):
-    """A frame of events that a reader can begin with: its first position, and where it is kept."""
+    """A frame of events that a reader can begin with: a position in it, mostly the first, and its place."""
 
     position: int
     place: Place
@@ -38,7 +38,7 @@ class Mark(NamedTuple):
         position: The position behind the last event.
         chain: The chain's value there.
         clock: The running maximum of the clocks up to there, microseconds since 1970.
-        last: The frame that ends there; None in front of the first event.
+        last: The frame that ended there when it was read; None in front of the first event.
     """
 
     position: int

@@ -29,17 +29,25 @@ class StoredBatch:
         batch: The events, in the envelope's schema.
         chain: The chain's value behind the last of them.
         place: Where they are kept.
+        first_commit_events: How many of them the first commit has; None when it has all of them.
+        frame_position: The first position of what is kept there, where the batch begins behind it.
     """
 
     first_position: int
     batch: pa.RecordBatch
     chain: bytes
     place: Place
+    first_commit_events: int | None = None
+    frame_position: int | None = None
 
     @property
     def next_position(self) -> int:
         """The position behind the batch's last event."""
         return int(self.first_position + self.batch.num_rows)
+
+    def first_commit(self) -> pa.RecordBatch:
+        """The events of the first commit."""
+        return self.batch.slice(0, self.first_commit_events)
 
 
 class Storage(Protocol):
@@ -75,6 +83,8 @@ class Storage(Protocol):
         self, from_position: int, until: int | None = None, *, near: Landmark | None = None
     ) -> Iterator[StoredBatch]:
         """The batches that hold positions from ``from_position`` up to ``until``, or up to now, in order.
+
+        The first of them begins with the commit that holds ``from_position``; they follow on each other.
 
         Args:
             from_position: The first position wanted.

@@ -36,6 +36,26 @@ def test_damage_gives_a_prefix_or_an_error(tmp_path: Path) -> None:
     )
 
 
+def test_damage_of_a_re_encoded_segment_gives_a_prefix_or_an_error(tmp_path: Path) -> None:
+    """Compressed bodies, an annex in front of each seal, an end-of-stream mark; no former file is there."""
+    pristine = damage.reencoded(damage.write_log(tmp_path / "former", salt=0), tmp_path / "pristine")
+    other = damage.reencoded(damage.write_log(tmp_path / "former-other", salt=1), tmp_path / "other")
+    cases = damage.all_cases(pristine, other, every_bit=False, seed=SEED)
+    many = {"flipped bit", "truncation"}
+    chosen = [
+        case
+        for number, case in enumerate(cases)
+        if ".r1." in case.path and (number % 12 == SEED or case.kind not in many)
+    ]
+    assert {case.kind for case in chosen} >= many | {"huge length", "lying seal", "other log's frame"}
+    tally = damage.judge_all(tmp_path, pristine, chosen, open_every=8, repair_every=16, seed=SEED)
+    assert tally.failures == []
+    assert tally.cases.total() == len(chosen)
+    assert {"read: error", "opened: error", "repair: with loss", "repair: without loss"} <= set(
+        tally.outcomes
+    )
+
+
 def test_a_child_that_dies_names_its_case_and_another_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

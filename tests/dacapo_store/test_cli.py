@@ -226,3 +226,25 @@ def test_verify_knows_a_cited_history(base: Path, capsys: pytest.CaptureFixture[
     code, output, _ = run(capsys, "verify", base, "--upto", f"lab@4#{chain}")
     assert (code, "that of position 3, not of 4" in output) == (1, True)
     assert run(capsys, "verify", base, "--upto", "lab@3")[0] == 2
+
+
+def test_compact_writes_full_segments_again(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run says what would be done; with no grace the former files go at once."""
+    before = run(capsys, "verify", base)[1].rsplit("chain", 1)[1]
+    former = sorted(path.name for path in (base / "events").glob("*.arrows"))
+    code, output, _ = run(capsys, "compact", base, "--dry-run")
+    assert (code, output.count("written\t")) == (0, len(former) - 1)
+    assert sorted(path.name for path in (base / "events").glob("*.arrows")) == former
+    code, output, remarks = run(capsys, "compact", base)
+    assert (code, output.count("written\t"), remarks.count("kept until")) == (0, *[len(former) - 1] * 2)
+    code, output, _ = run(capsys, "compact", base, "--grace", "0", "--json")
+    assert (code, len(json.loads(output)["deleted"])) == (0, len(former) - 1)
+    assert run(capsys, "verify", base)[1].rsplit("chain", 1)[1] == before
+
+
+def test_compact_leaves_a_damaged_segment_alone(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, and the file is named."""
+    destroy(base, 1)
+    name = sorted(path.name for path in (base / "events").glob("*.arrows"))[1]
+    code, _, remarks = run(capsys, "compact", base)
+    assert (code, f"left alone: {name}" in remarks) == (1, True)

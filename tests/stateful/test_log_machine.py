@@ -34,6 +34,7 @@ from eventstore import (
     RecordedEvent,
     StreamAppend,
     derived_id,
+    reencode_log,
 )
 from eventstore.schema import recorded_events
 from eventstore.storage.memory import MemoryStorage
@@ -339,6 +340,14 @@ class _DiskMachine(_LogMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="log-machine-")
+
+    @rule(grace_seconds=st.sampled_from([0, 0, 600]), frame_bytes=st.sampled_from([1, 2_000, 512 << 10]))
+    def reencode(self, grace_seconds: int, frame_bytes: int) -> None:
+        """Nobody sees any of it."""
+        report = reencode_log(
+            Path(self.folder.name) / "events", grace_seconds=grace_seconds, frame_bytes=frame_bytes
+        )
+        assert report.skipped == ()
 
     def open(self, segment_bytes_max: int) -> EventLog:
         return EventLog.open(Path(self.folder.name) / "events", segment_bytes_max=segment_bytes_max)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from dacapo_store import artifacts
 from dacapo_store.artifacts import ArtifactWriter
-from eventstore import DamagedLogError, EventLog, ReadOnlyLogError, log_state
+from eventstore import DamagedLogError, EventLog, ReadOnlyLogError, log_state, reencode_log
 from eventstore.storage.local import lock, storage
 from tools.torture.promises import Promise, commit_of, keys_of, must_hold, payload_of
 from tools.torture.recorder import Hooks, Recorder
@@ -38,6 +38,7 @@ class Plan:
     failing: float
     refusing: float
     forgetting: bool
+    reencoding: float = 0.0
 
     @classmethod
     def drawn(cls, dice: Random) -> Plan:
@@ -173,6 +174,8 @@ class Boot:
 
     def _act(self) -> None:
         action = self._dice.choice(["commit"] * 8 + ["os"] * 4 + ["sync", "read", "reopen", "reopen"])
+        if self._plan.reencoding and self._dice.random() < self._plan.reencoding:
+            action = "reencode"
         with self._excusing_faults():
             log = self._logs.get(self._turns.process) or self._open()
             match action:
@@ -187,6 +190,8 @@ class Boot:
                     must_hold(keys_of(log), floor, self.promise.keys)
                 case "reopen":
                     self._open()
+                case "reencode":
+                    reencode_log(self._folder, grace_seconds=self._dice.choice([0, 600]))
             self._promise(log.durable_position)
 
     @contextmanager

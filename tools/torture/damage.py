@@ -33,6 +33,7 @@ from eventstore import (
     Event,
     EventLog,
     files,
+    reencode_log,
     repair_log,
     verify_log,
 )
@@ -82,6 +83,9 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.cases + other.cases, self.outcomes + other.outcomes, self.failures + other.failures)
+
 
 def run(*, long: bool, seed: int) -> Report:
     """Damage a log in every way and read it; ``long`` flips every bit, not one of each byte."""
@@ -89,14 +93,21 @@ def run(*, long: bool, seed: int) -> Report:
     with tempfile.TemporaryDirectory(prefix="dacapo-damage-") as folder:
         pristine = write_log(Path(folder) / "pristine", salt=0)
         other = write_log(Path(folder) / "other", salt=1)
-        cases = list(all_cases(pristine, other, every_bit=long, seed=seed))
+        again = reencoded(pristine, Path(folder) / "reencoded")
+        other_again = reencoded(other, Path(folder) / "other-reencoded")
         every = 2 if long else 10
-        tally = judge_all(Path(folder), pristine, cases, open_every=every, repair_every=5 * every, seed=seed)
-        segments = sorted(pristine.glob("*.arrows"))
+        tally = Tally()
+        for log, its_other in ((pristine, other), (again, other_again)):
+            cases = list(all_cases(log, its_other, every_bit=long, seed=seed))
+            if log == again:
+                # The active segment is the same one.
+                cases = [case for case in cases if ".r1." in case.path]
+            tally += judge_all(Path(folder), log, cases, open_every=every, repair_every=5 * every, seed=seed)
+        segments = sorted([*pristine.glob("*.arrows"), *again.glob("*.r1.arrows")])
         figures = {
             "segments": len(segments),
             "bytes": sum(path.stat().st_size for path in segments),
-            "cases": len(cases),
+            "cases": tally.cases.total(),
             **{f"cases: {kind}": number for kind, number in sorted(tally.cases.items())},
             **{f"outcomes: {kind}": number for kind, number in sorted(tally.outcomes.items())},
         }
@@ -111,6 +122,13 @@ def write_log(path: Path, *, salt: int) -> Path:
             values = [0.0] * 70 if number % 4 == 0 else [float(number), None, 2.0]
             event = Event("Happened", {"number": number, "salt": salt}, index=[number], values=values)
             log.append(f"stream-{number % 2}", [event])
+    return path
+
+
+def reencoded(pristine: Path, path: Path) -> Path:
+    """The same log with all rolled segments re-encoded, one or two commits in a frame."""
+    shutil.copytree(pristine, path)
+    reencode_log(path, grace_seconds=0, frame_bytes=1_000)
     return path
 
 

@@ -135,6 +135,7 @@ def _log_call(dice: random.Random, key: str, repeated: list[Op]) -> Op:
         (1, lambda: Op("read_only")),
         (1, lambda: Op("durable_position")),
         (1, lambda: Op("verify")),
+        (2, lambda: Op("reencode", (dice.choice([0, 0, 600]),))),
     ]
     return _one_of(dice, choices)
 

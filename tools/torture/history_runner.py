@@ -58,6 +58,7 @@ from eventstore import (
     StreamAppend,
     derived_id,
     files,
+    reencode_log,
     verify_log,
 )
 from tools.torture.history_models import DUPLICATE, MISSING, OK
@@ -255,6 +256,15 @@ class _LogCaller(_Caller):
             if not verdict.ok:
                 return "error", str(verdict.findings)
             return verdict.events
+
+        return ("next_position",), answer
+
+    def reencode(self, grace_seconds: int) -> tuple[Any, Answer]:
+        """Rolled segments get other files under everybody's eyes, and nothing else changes."""
+
+        def answer() -> Any:
+            reencode_log(self._folder, grace_seconds=grace_seconds)
+            return self._log.next_position
 
         return ("next_position",), answer
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -213,7 +213,8 @@ class Suite:
             BrokenPromiseError: The log did not keep a promise.
         """
         self.counts.scenarios += 1
-        plan, promise, numbers = plan or Plan.drawn(dice), Promise(), itertools.count()
+        plan = plan or replace(Plan.drawn(dice), reencoding=dice.choice([0.0, 0.1]))
+        promise, numbers = Promise(), itertools.count()
         checker = Checker(self._scratch, self.counts, dice, segment_bytes_max=plan.segment_bytes_max)
         clear_folder(self._boots)
         for _ in range(boots):

@@ -1,11 +1,13 @@
 """A copy of a log while others write to it: committed, durable frames only, each checked on the way.
 
 Rolled segments never change, so a copy that is brought up to date reads them only to check them; the
-last segment of an earlier copy is a prefix of what it has become, and is replaced by rename.
+last segment of an earlier copy has a prefix of the events it has now, and is replaced by rename. What was
+re-encoded is copied so, and takes the place of the former file in the copy, too.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,11 +16,13 @@ from pathlib import Path
 
 from eventstore import files
 from eventstore.errors import DamagedLogError, LogNotFoundError
-from eventstore.format import Flaw
+from eventstore.format import END_OF_STREAM, Flaw
 from eventstore.index import forget_index
+from eventstore.schema import folded_chain
 from eventstore.storage.local.directory import TEMPORARY_SUFFIX, SegmentName, segment_names
+from eventstore.storage.local.merging import Commits, merged_frame
 from eventstore.storage.local.recovery import damage
-from eventstore.storage.local.segment import FlawedFrameError, Segment, frames
+from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, frames
 from eventstore.storage.local.verify import verify_log
 
 
@@ -69,7 +73,7 @@ def copy_log(
         if name in wanted:
             end = next_position if limit is None else min(limit, next_position)
             rolled = limit is not None and limit <= next_position
-            copied += _copy_segment(Segment(origin, name), copy, end=end, rolled=rolled)
+            copied += _copy_counting(origin, name, copy, end=end, rolled=rolled)
     _remove_earlier_generations(copy)
     verdict = verify_log(copy)
     if not verdict.ok:
@@ -96,6 +100,18 @@ def _check_target(origin: Path, copy: Path) -> None:
         )
 
 
+def _copy_counting(origin: Path, name: SegmentName, copy: Path, *, end: int, rolled: bool) -> int:
+    """Copy a segment, or the one that has taken its place meanwhile."""
+    while True:
+        try:
+            return _copy_segment(Segment(origin, name), copy, end=end, rolled=rolled)
+        except FileNotFoundError:
+            counting = {each.first_position: each for each in segment_names(origin)}
+            if counting.get(name.first_position, name) == name:
+                raise
+            name = counting[name.first_position]
+
+
 def _copy_segment(segment: Segment, copy: Path, *, end: int, rolled: bool) -> int:
     path = copy / segment.name.text
     if rolled and path.exists() and path.stat().st_size == segment.path.stat().st_size:
@@ -111,19 +127,39 @@ def _copy_segment(segment: Segment, copy: Path, *, end: int, rolled: bool) -> in
     return copied
 
 
-def _frames_below(segment: Segment, end: int) -> Iterator[memoryview]:
-    """The schema's frame, and those of the events below a position."""
+def _frames_below(segment: Segment, end: int) -> Iterator[bytes | memoryview]:
+    """The schema's frame, those of the events below a position, and the mark that ends a whole segment."""
     with segment.descriptor() as descriptor:
         yield next(frames(descriptor, 0, segment.end_offset)).data
+    chain = segment.first_chain
     try:
         for frame in segment.frames_from(segment.name.first_position):
             if frame.seal.next_position > end:
+                yield from _commits_below(segment, frame, end, chain)
                 return
             yield frame.data
+            chain = frame.seal.chain
     except FlawedFrameError as flawed:
         if segment.next_position < end:
             flaw, _ = segment.flaw_at(flawed.offset)
             raise damage(segment, flawed.offset, flaw or Flaw.WRONG) from None
+    if segment.is_ended():
+        yield END_OF_STREAM
+
+
+def _commits_below(segment: Segment, frame: Frame, end: int, chain: bytes) -> Iterator[bytes]:
+    """The whole commits in front of a position, of a frame that goes on behind it."""
+    first, annex = frame.seal.first_position, segment.annex(frame)
+    if annex is None or end <= first:
+        return
+    rows, _ = annex.commit_at(end - first)
+    if rows:
+        batch = segment.batch(frame).slice(0, rows)
+        commits = Commits(first)
+        behind = list(itertools.accumulate(annex.sizes()))
+        sizes = itertools.islice(annex.sizes(), behind.index(rows) + 1)
+        commits.take(batch, sizes, chain=folded_chain(chain, batch))
+        yield merged_frame(commits, segment.schema, offset=frame.offset)
 
 
 def _remove_earlier_generations(copy: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +33,27 @@ class SegmentName:
         return f"{self.first_position:020d}{generation}.arrows"
 
 
-def segment_names(directory: Path) -> list[SegmentName]:
-    """The segments that count, in order."""
-    newest: dict[int, SegmentName] = {}
-    for path in directory.iterdir():
-        match = _NAME.fullmatch(path.name)
-        if match is not None:
-            name = SegmentName(int(match[1]), int(match[2] or 0))
-            newest[name.first_position] = max(name, newest.get(name.first_position, name))
-    return sorted(newest.values())
+def segment_names(directory: Path, *, flawed: Collection[SegmentName] = ()) -> list[SegmentName]:
+    """The segments that count, in order.
+
+    Args:
+        directory: The log's folder.
+        flawed: Files that are known to be damaged, and in whose place a lower generation counts.
+    """
+    by_worth = sorted(all_names(directory), key=lambda name: (name not in flawed, name))
+    return sorted({name.first_position: name for name in by_worth}.values())
+
+
+def all_names(directory: Path) -> list[SegmentName]:
+    """All segment files in a folder, former generations too, in order."""
+    found = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+    return sorted(SegmentName(int(match[1]), int(match[2] or 0)) for match in found if match is not None)
+
+
+def former_names(directory: Path, name: SegmentName) -> list[SegmentName]:
+    """The lower generations of a segment that are still there, the highest of them first."""
+    names = all_names(directory)
+    return [each for each in reversed(names) if each.first_position == name.first_position and each < name]
 
 
 def create_segment(directory: Path, name: SegmentName, first_bytes: bytes) -> None:

@@ -19,6 +19,7 @@ A crash during 2 leaves the log as it was; the next repair throws the new files 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,10 +39,11 @@ from eventstore.format import Flaw
 from eventstore.index import forget_index
 from eventstore.lost_events import LostRange, placeholders
 from eventstore.message import BatchMessage
-from eventstore.schema import content_digests, decoded_batch, envelope_schema
-from eventstore.storage.local.directory import SegmentName, segment_names
+from eventstore.schema import decoded_batch, envelope_schema, folded_chain
+from eventstore.storage.local.directory import SegmentName, all_names, former_names, segment_names
 from eventstore.storage.local.lock import Lock
 from eventstore.storage.local.reconstruction import History, Kept, reconstructed
+from eventstore.storage.local.segment import Segment, former_file
 from eventstore.storage.local.survey import GoodFrame, Survey, Unreadable, survey
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class RepairPlan:
         events: How many positions the log has afterwards, lost ones included.
         lost: Events that are lost.
         mended: Frames in which a flipped bit was put right.
-        from_copy: Events that the log has lost and the copy holds.
+        from_copy: Events that the log has lost and that the copy, or a former file of the segment, holds.
         unvouched: Events that stand behind lost ones and of which only their own seal says that they
             are right: the chain value in front of them is lost, too.
         chain_breaks: Positions at which nothing is missing, and yet the chain does not go on.
@@ -209,21 +211,67 @@ class _Work:
 
 
 def _work(directory: Path, copy: str | os.PathLike[str] | None) -> _Work:
-    names = segment_names(directory)
+    names = _best_names(directory)
     surveys = [survey(directory / name.text) for name in names]
     log_id = _log_id(surveys)
     schema = envelope_schema(log_id)
     foreign = [name for name, each in zip(names, surveys, strict=True) if each.log_id not in (None, log_id)]
     own = [each for each in surveys if each.log_id in (None, log_id)]
     torn = _torn_tail(own)
-    history = reconstructed(own, _copies(copy, log_id), schema=schema, log_id=log_id, torn=torn)
+    others = [*_former_files(directory, names, surveys, log_id), *_copies(copy, log_id)]
+    history = reconstructed(own, others, schema=schema, log_id=log_id, torn=torn)
     parts = _parts([name for name in names if name not in foreign], history)
     by_name = {each.path.name: each for each in own}
     rewritten = tuple(_to_rewrite(parts, by_name, history, torn, log_format.first_chain(log_id)))
     placed = {part.name for part in parts}
-    set_aside = tuple(name for name in names if name not in placed)
+    stays = {name.first_position: name for name in placed if name is not None}
+    stale = {part.first_position for part in rewritten}
+    set_aside = tuple(
+        name
+        for name in all_names(directory)
+        if name not in placed
+        # What counts is written anew or comes behind a damaged one: others of its place must not count.
+        and (name in names or name.first_position in stale or name > stays.get(name.first_position, name))
+    )
     plan = _plan(directory, history, rewritten, set_aside, torn)
     return _Work(plan, directory, schema, log_id, history, parts, rewritten, set_aside)
+
+
+def _best_names(directory: Path) -> list[SegmentName]:
+    """The segments that count, or the former file of one that is damaged, if it has all of its events."""
+    names = segment_names(directory)
+    for place in reversed(range(len(names) - 1)):
+        if former_names(directory, names[place]):
+            with contextlib.suppress(DamagedLogError):
+                names[place] = _best_name(directory, names[place], names[place + 1])
+    return names
+
+
+def _best_name(directory: Path, name: SegmentName, following_name: SegmentName) -> SegmentName:
+    following = Segment(directory, following_name)
+    with contextlib.suppress(DamagedLogError):
+        if Segment(directory, name).holds_exactly(following.name.first_position, following.first_chain):
+            return name
+    former = former_file(directory, name, following)
+    return name if former is None else former.name
+
+
+def _former_files(
+    directory: Path, names: Sequence[SegmentName], surveys: Sequence[Survey], log_id: bytes
+) -> Iterator[Survey]:
+    """What former files of damaged segments still hold; it fills what is missing, as a copy does.
+
+    Not those of the last segment: a sync of it had failed, and nobody was told what is in there.
+    """
+    for name, following, found in zip(names, names[1:], surveys, strict=False):
+        if found.schema is not None and not found.unreadable:
+            continue
+        for former in former_names(directory, name):
+            each = survey(directory / former.text)
+            if each.log_id == log_id:
+                limit = following.first_position
+                frames = (frame for frame in each.frames if frame.seal.next_position <= limit)
+                yield replace(each, frames=tuple(frames))
 
 
 def _log_id(surveys: Sequence[Survey]) -> bytes:
@@ -260,13 +308,7 @@ def _proves(log_id: bytes, survey_: Survey) -> bool:
         batch = decoded_batch(first.read(), envelope_schema(log_id), event_count=first.seal.event_count)
     except ValueError:
         return False
-    return _folded(chain, batch) == first.seal.chain
-
-
-def _folded(chain: bytes, batch: pa.RecordBatch) -> bytes:
-    for position, version, content in content_digests(batch):
-        chain = log_format.next_chain(chain, position=position, stream_version=version, content=content)
-    return chain
+    return folded_chain(chain, batch) == first.seal.chain
 
 
 def _copies(copy: str | os.PathLike[str] | None, log_id: bytes) -> list[Survey]:
@@ -376,7 +418,7 @@ def _is_whole(part: _Part, found: Survey, chain: bytes, torn: Unreadable | None,
         if not isinstance(item, Kept) or item.frame != GoodFrame(found.path, offset, item.frame.seal):
             return False
         offset += item.frame.seal.frame_bytes
-    end_offset = torn.offset if torn is not None and torn.path == found.path else found.file_bytes
+    end_offset = torn.offset if torn is not None and torn.path == found.path else found.end_offset
     return not last or offset == end_offset
 
 
@@ -475,7 +517,7 @@ class _Ink:
 
     def _kept(self, item: Kept, work: _Work) -> Iterator[tuple[int, int, int, bytes]]:
         data, seal = item.frame.read(), item.frame.seal
-        self.chain = _folded(self.chain, decoded_batch(data, work.schema, event_count=seal.event_count))
+        self.chain = folded_chain(self.chain, decoded_batch(data, work.schema, event_count=seal.event_count))
         self._note(item)
         yield seal.first_position, seal.event_count, seal.synced_position, log_format.unseal(data, seal)
 
@@ -497,7 +539,8 @@ class _Ink:
             position = lost.first_position + start
             versions = [self._next_version(event.stream) for event in events]
             message = BatchMessage(events).at(position, versions)
-            self.chain = _folded(self.chain, decoded_batch(message, work.schema, event_count=len(events)))
+            batch = decoded_batch(message, work.schema, event_count=len(events))
+            self.chain = folded_chain(self.chain, batch)
             yield position, len(events), 0, message
 
     def _next_version(self, stream: str) -> int:

@@ -7,22 +7,24 @@ asked for. It never writes and takes no lock; what a flaw means, recovery or dam
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eventstore import annex as log_annex
 from eventstore import files
 from eventstore import format as log_format
+from eventstore.annex import Annex
 from eventstore.errors import DamagedLogError
-from eventstore.format import PREFIX_BYTES, Flaw, Seal
+from eventstore.format import END_OF_STREAM, PREFIX_BYTES, Flaw, Seal
 from eventstore.index import Landmark, Place
 from eventstore.schema import UnreadableBatchError, decoded_batch, segment_schema
-from eventstore.storage.local.directory import SegmentName
+from eventstore.storage.local.directory import SegmentName, former_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,6 +181,32 @@ class Segment:
                 position=frame.seal.first_position,
             ) from error
 
+    def annex(self, frame: Frame) -> Annex | None:
+        """What one of the segment's frames says of the commits in it; None when it holds just one.
+
+        Raises:
+            DamagedLogError: Somebody has sealed what cannot be; no accident does that.
+        """
+        annex = log_annex.read_annex(frame.data, frame.seal)
+        if annex is not None and annex.event_count != frame.seal.event_count:
+            raise DamagedLogError(
+                f"{self.path} at byte {frame.offset}: the frame's seal holds, but it lists commits of "
+                f"{annex.event_count} events and has {frame.seal.event_count}; restore the file from a copy",
+                path=str(self.path),
+                offset=frame.offset,
+                position=frame.seal.first_position,
+            )
+        return annex
+
+    def holds_exactly(self, next_position: int, chain: bytes) -> bool:
+        """Whether each byte is good and the events end at a position with this value of the chain."""
+        try:
+            for _ in self.frames_from(self.name.first_position):
+                pass
+        except (FlawedFrameError, DamagedLogError):
+            return False
+        return (self.next_position, self.chain) == (next_position, chain)
+
     def keep_open(self) -> int:
         """The segment's descriptor for reading and writing, held until ``close``."""
         if self._descriptor is None:
@@ -192,7 +220,12 @@ class Segment:
         status = os.fstat(self._descriptor)
         return status.st_size == self.end_offset and status.st_nlink > 0
 
-    @contextmanager
+    def is_ended(self) -> bool:
+        """Whether Arrow's end-of-stream mark stands behind the verified frames: nothing may follow."""
+        with self.descriptor() as descriptor:
+            return _is_end(descriptor, self.end_offset, files.size(descriptor))
+
+    @contextlib.contextmanager
     def descriptor(self) -> Iterator[int]:
         """A descriptor to read from."""
         if self._descriptor is not None:
@@ -229,7 +262,7 @@ class Segment:
             if near is not None and self._leads(descriptor, near, position, start.position):
                 start = near
             offset = start.place.offset
-            expected = start.position if offset == self.end_offset else None
+            expected = self.next_position if offset == self.end_offset else None
             below = 0 if expected is not None else position
             for frame in frames(descriptor, offset, files.size(descriptor), below=below):
                 if expected is None:
@@ -259,7 +292,8 @@ class Segment:
         ):
             return False
         seal = _seal_at(descriptor, place.offset)
-        return seal is not None and seal.first_position == near.position
+        # A commit of its own once, and within a frame of many now: it is that frame that lies there.
+        return seal is not None and seal.first_position <= near.position < seal.next_position
 
     def go_on_behind(self, frame: Frame) -> None:
         """Count all up to the end of a good frame as verified: its chain value is known to be right."""
@@ -308,8 +342,18 @@ class Segment:
         return log_format.find_flaw(rest, offset), rest
 
 
+def former_file(directory: Path, name: SegmentName, following: Segment) -> Segment | None:
+    """A lower generation of a rolled segment that has all of its events, by the next segment's word."""
+    for each in former_names(directory, name):
+        with contextlib.suppress(DamagedLogError, FileNotFoundError):
+            former = Segment(directory, each)
+            if former.holds_exactly(following.name.first_position, following.first_chain):
+                return former
+    return None
+
+
 def frames(descriptor: int, offset: int, size: int, *, below: int = 0) -> Iterator[Frame]:
-    """The frames of an open file from ``offset`` to ``size``.
+    """The frames of an open file from ``offset`` to ``size``, or to Arrow's mark that ends the file.
 
     Args:
         descriptor: The open file.
@@ -323,6 +367,8 @@ def frames(descriptor: int, offset: int, size: int, *, below: int = 0) -> Iterat
     """
     window, start, window_bytes = b"", offset, _WINDOW_BYTES_MIN
     while offset < size:
+        if _is_end(descriptor, offset, size):
+            return
         view = memoryview(window)[offset - start :]
         seal = _seal_at_start(view)
         needed = _bytes_needed(view) if seal is None else seal.frame_bytes
@@ -350,6 +396,11 @@ def _seal_at(descriptor: int, offset: int) -> Seal | None:
 def _seal_at_start(view: memoryview) -> Seal | None:
     header = log_format.header_bytes(view) if len(view) >= PREFIX_BYTES else None
     return None if header is None or len(view) < header else log_format.header_seal(view[:header])
+
+
+def _is_end(descriptor: int, offset: int, size: int) -> bool:
+    length = len(END_OF_STREAM)
+    return size - offset == length and files.read_at(descriptor, length, offset) == END_OF_STREAM
 
 
 def _bytes_needed(view: memoryview) -> int:

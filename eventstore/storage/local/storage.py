@@ -17,12 +17,13 @@ import secrets
 import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventstore import files
 from eventstore import format as log_format
+from eventstore.annex import Annex
 from eventstore.errors import (
     DamagedLogError,
     LogNotFoundError,
@@ -33,13 +34,13 @@ from eventstore.errors import (
 from eventstore.format import Flaw
 from eventstore.index import Landmark, Mark, Place
 from eventstore.model import Verdict
-from eventstore.schema import content_digests, envelope_schema
+from eventstore.schema import envelope_schema, folded_chain
 from eventstore.storage.local import directory as folder
 from eventstore.storage.local.directory import SegmentName
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
 from eventstore.storage.local.lock import Lock
 from eventstore.storage.local.recovery import damage, settle_tail, torn_tail
-from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment
+from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, former_file
 from eventstore.storage.local.verify import verify_log
 from eventstore.storage.protocol import StoredBatch
 
@@ -78,6 +79,8 @@ class LocalStorage:
         self._generation = -1
         self._found_whole_in = 0
         self._segments: list[Segment] = []
+        self._flawed: set[SegmentName] = set()
+        self._last_merged: tuple[Segment, Frame, pa.RecordBatch, Annex] | None = None
         try:
             self._open()
         except BaseException:
@@ -177,7 +180,8 @@ class LocalStorage:
         try:
             with self._state:
                 self._notice_new_segments()
-                found = self._chain_at(mark)
+                place = self._place_of(mark.position)
+                found = self._chain_of(self._segments, place, mark.position, mark.last)
         except (DamagedLogError, FlawedFrameError, FileNotFoundError):
             # Whatever it is: the reader that looks at everything says so.
             return False
@@ -256,6 +260,7 @@ class LocalStorage:
         """Open the files anew."""
         self._generation = -1
         self._served = None
+        self._last_merged = None
         self._open()
 
     def close(self) -> None:
@@ -269,43 +274,30 @@ class LocalStorage:
 
     # --- reading
 
-    def _chain_at(self, mark: Mark) -> bytes | None:
-        """The chain's value at a mark's position; None when no commit that is there ends at it."""
-        segment = self._segments[self._place_of(mark.position)]
-        if segment.name.first_position == mark.position:
-            return segment.first_chain
-        frame = next(segment.frames_from(mark.position - 1, mark.last), None)
-        if frame is None or frame.seal.next_position < mark.position:
-            return None
-        if frame.seal.next_position > mark.position:
-            return self._chain_within(segment, frame, mark.position)
-        segment.go_on_behind(frame)
-        return frame.seal.chain
-
-    def _chain_within(self, segment: Segment, holding: Frame, position: int) -> bytes:
-        """The chain's value in the middle of a frame, where several commits were put into one."""
-        chain = segment.first_chain
-        for frame in segment.frames_from(segment.name.first_position):
-            if frame.offset == holding.offset:
-                break
-            chain = frame.seal.chain
-        wanted = position - holding.seal.first_position
-        for at, version, content in content_digests(segment.batch(holding).slice(0, wanted)):
-            chain = log_format.next_chain(chain, position=at, stream_version=version, content=content)
-        return chain
+    def _chain_of(
+        self, segments: list[Segment], place: int, position: int, near: Landmark | None = None
+    ) -> bytes | None:
+        """The chain's value at a position of a segment; None when that ends in front of it."""
+        try:
+            return _chain_within(self._sound(segments, place), position, near)
+        except FlawedFrameError as flawed:
+            return _chain_within(self._former(segments, place, flawed), position)
 
     def _read_listed(self, position: int, until: int | None, near: Landmark | None) -> list[StoredBatch]:
-        """Some batches from ``position`` on; where a file is gone the folder is listed again, once.
+        """Some batches from ``position`` on; where a file is gone the folder is listed again.
 
-        Its next generation may have taken its place. Otherwise it is damage.
+        Its next generation may have taken its place, several times while this looks. Otherwise it is damage.
         """
-        with contextlib.suppress(FileNotFoundError):
-            return self._read_settled(position, until, near)
-        try:
-            self._list_segments()
-            return self._read_settled(position, until, near)
-        except FileNotFoundError as error:
-            raise self._gone(error.filename, position) from error
+        missing: str | None = None
+        while True:
+            try:
+                if missing is not None:
+                    self._list_segments()
+                return self._read_settled(position, until, near)
+            except FileNotFoundError as error:
+                if error.filename == missing:
+                    raise self._gone(error.filename, position) from error
+                missing = error.filename
 
     def _gone(self, path: str | os.PathLike[str], position: int) -> DamagedLogError:
         return DamagedLogError(
@@ -345,21 +337,22 @@ class LocalStorage:
             FlawedFrameError: The last segment does not end with a good frame.
         """
         place = self._place_of(position)
-        segment = self._segments[place]
+        segment = self._sound(self._segments, place)
         self._check_of_this_log(segment)
         limit = self._segments[place + 1].name.first_position if place + 1 < len(self._segments) else None
         batches: list[StoredBatch] = []
         size = 0
         try:
-            for frame in segment.frames_from(position, near):
+            for frame in self._frames_from(segment, position, near):
                 if limit is not None and frame.seal.first_position >= limit:
                     break
                 if limit is not None and frame.seal.next_position > limit:
                     if batches:
                         break
                     raise self._begins_within(frame, self._segments[place + 1])
-                batches.append(_stored_batch(segment, frame))
-                size += frame.seal.frame_bytes
+                batches.append(self._stored_batch(segment, frame, position))
+                merged = batches[-1].first_commit_events is not None
+                size += batches[-1].batch.nbytes if merged else frame.seal.frame_bytes
                 if size >= _READ_BYTES or (until is not None and frame.seal.next_position >= until):
                     break
         except FlawedFrameError as flawed:
@@ -369,10 +362,77 @@ class LocalStorage:
                 raise
             # What was found good once is no torn tail, whatever has become of it.
             flaw, _ = segment.flaw_at(flawed.offset)
-            raise damage(segment, flawed.offset, flaw or Flaw.WRONG, position=position) from None
+            error = damage(segment, flawed.offset, flaw or Flaw.WRONG, position=position)
+            return self._read_former_file(place, position, until, near, error)
         if not batches and limit is not None:
-            raise damage(segment, segment.path.stat().st_size, Flaw.SHORT, position=position)
+            error = damage(segment, segment.path.stat().st_size, Flaw.SHORT, position=position)
+            return self._read_former_file(place, position, until, near, error)
         return batches
+
+    def _frames_from(self, segment: Segment, position: int, near: Landmark | None) -> Iterator[Frame]:
+        """As the segment's own, but a frame of many commits that was read last is not read again.
+
+        Whoever reads one stream among many asks for one event of it after the other.
+        """
+        if self._last_merged is not None and self._last_merged[0] is segment:
+            frame = self._last_merged[1]
+            if frame.seal.first_position <= position < frame.seal.next_position:
+                yield frame
+                position = frame.seal.next_position
+                near = Landmark(
+                    frame.seal.first_position, _place(segment, frame.offset, frame.seal.frame_bytes)
+                )
+        yield from segment.frames_from(position, near)
+
+    def _stored_batch(self, segment: Segment, frame: Frame, position: int) -> StoredBatch:
+        """The events of a frame, from the commit on that holds ``position``."""
+        seal = frame.seal
+        place = _place(segment, frame.offset, seal.frame_bytes)
+        if self._last_merged is not None and self._last_merged[1] is frame:
+            _, _, batch, annex = self._last_merged
+        else:
+            batch, found = segment.batch(frame), segment.annex(frame)
+            if found is None:
+                return StoredBatch(seal.first_position, batch, seal.chain, place)
+            annex = found
+            self._last_merged = segment, frame, batch, annex
+        first = seal.first_position
+        start, end = annex.commit_at(max(position - first, 0))
+        return StoredBatch(first + start, batch.slice(start), seal.chain, place, end - start, first)
+
+    def _read_former_file(
+        self, place: int, position: int, until: int | None, near: Landmark | None, error: DamagedLogError
+    ) -> list[StoredBatch]:
+        """Read a lower generation of a damaged rolled segment, if it has all of its events; or the error."""
+        self._former(self._segments, place, error)
+        return self._read_some(position, until, near)
+
+    def _sound(self, segments: list[Segment], place: int) -> Segment:
+        """A segment of which at least the first frame is good; of a damaged one, a lower generation."""
+        try:
+            segments[place].read_head()
+        except DamagedLogError as error:
+            return self._former(segments, place, error)
+        return segments[place]
+
+    def _former(self, segments: list[Segment], place: int, error: Exception) -> Segment:
+        """A lower generation of a damaged rolled segment takes its place, if it has all of its events.
+
+        The next segment vouches for that. Otherwise it is the error.
+        """
+        name = segments[place].name
+        if place + 1 == len(segments) or not folder.former_names(self.directory, name):
+            raise error from None
+        try:
+            following = self._sound(segments, place + 1)
+        except DamagedLogError:
+            raise error from None
+        former = former_file(self.directory, name, following)
+        if former is None or former.log_id != following.log_id:
+            raise error from None
+        self._flawed.update(each for each in folder.all_names(self.directory) if former.name < each <= name)
+        segments[place] = former
+        return former
 
     def _begins_within(self, frame: Frame, following: Segment) -> DamagedLogError:
         """The error for a segment that begins in the middle of a commit, as after two locks for one log."""
@@ -423,19 +483,34 @@ class LocalStorage:
         with self._state:
             generation = -1 if self._lock is None else self._lock.state()[0]
             known = {segment.name: segment for segment in self._segments}
-            names = folder.segment_names(self.directory)
-            if not names:
-                raise self._gone(self.directory / SegmentName(0).text, 0)
-            segments = [known[name] if name in known else Segment(self.directory, name) for name in names]
-            self._check_served_is_there(segments)
+            segments = self._listed(known)
             for name, segment in known.items():
-                if name != names[-1]:
+                if name != segments[-1].name:
                     segment.close()
             self._segments, self._found_whole_in = segments, 0
             self._check_of_this_log(segments[-1])
             if not self.read_only:
-                self._segments[-1].keep_open()
+                segments[-1].keep_open()
             self._generation = generation
+
+    def _listed(self, known: Mapping[SegmentName, Segment]) -> list[Segment]:
+        """The segments that count; listed again while files go away, which re-encoding lets happen."""
+        names: list[SegmentName] = []
+        while True:
+            names_before, names = names, folder.segment_names(self.directory, flawed=self._flawed)
+            if not names:
+                raise self._gone(self.directory / SegmentName(0).text, 0)
+            segments = [known[name] if name in known else Segment(self.directory, name) for name in names]
+            try:
+                self._check_served_is_there(segments)
+                # Of the others not even the first frame is read before somebody wants them.
+                self._sound(segments, 0)
+                self._sound(segments, len(segments) - 1)
+            except FileNotFoundError:
+                if names == names_before:
+                    raise
+            else:
+                return segments
 
     def _check_of_this_log(self, segment: Segment) -> None:
         first = self._segments[0]
@@ -467,17 +542,12 @@ class LocalStorage:
         if self._served is None:
             return
         position, chain = self._served
-        segment = next(
-            (segment for segment in reversed(segments) if segment.name.first_position <= position), None
-        )
-        if segment is None or segment in self._segments:
+        place = bisect_right(segments, position, key=lambda segment: segment.name.first_position) - 1
+        if place < 0 or segments[place] in self._segments:
             return
-        found = segment.first_chain
+        found = None
         with contextlib.suppress(FlawedFrameError):
-            for frame in segment.frames_from(segment.name.first_position):
-                if frame.seal.next_position > position:
-                    break
-                found = frame.seal.chain
+            found = self._chain_of(segments, place, position)
         if found != chain:
             raise self._other_history()
 
@@ -548,13 +618,16 @@ class LocalStorage:
             if failed_at is not None:
                 self._salvage(failed_at)
         segment = self._segments[-1]
-        if self._found_whole_in != self._lock.turn and not files.has_name(segment.keep_open()):
+        looked_at = self._found_whole_in == self._lock.turn
+        if not looked_at and not files.has_name(segment.keep_open()):
             # What is written to it now would be gone with this process, and nobody else would see it.
             raise self._gone(segment.path, segment.name.first_position)
-        if (
+        full = (
             segment.end_offset >= self._segment_bytes_max
             and segment.next_position > segment.name.first_position
-        ):
+        )
+        # Ended: a rolled segment whose successor a power cut took, or a copy that ends here.
+        if full or (not looked_at and segment.is_ended()):
             self._roll(segment)
 
     def _roll(self, segment: Segment) -> None:
@@ -717,9 +790,24 @@ def _nearest_folder(path: Path) -> Path:
     return path
 
 
-def _stored_batch(segment: Segment, frame: Frame) -> StoredBatch:
-    place = _place(segment, frame.offset, frame.seal.frame_bytes)
-    return StoredBatch(frame.seal.first_position, segment.batch(frame), frame.seal.chain, place)
+def _chain_within(segment: Segment, position: int, near: Landmark | None = None) -> bytes | None:
+    """The chain's value at a position of a segment; None when it ends in front of it.
+
+    A frame that ends there says it. In one that goes on behind it, where several commits were put into
+    one frame, it is computed from the events.
+    """
+    if segment.name.first_position == position:
+        return segment.first_chain
+    frame = next(segment.frames_from(position - 1, near), None)
+    if frame is None or frame.seal.next_position < position:
+        return None
+    first = frame.seal.first_position
+    if frame.seal.next_position > position:
+        chain = _chain_within(segment, first)
+        events = segment.batch(frame).slice(0, position - first)
+        return None if chain is None else folded_chain(chain, events)
+    segment.go_on_behind(frame)
+    return frame.seal.chain
 
 
 def _place(segment: Segment, offset: int, size: int) -> Place:

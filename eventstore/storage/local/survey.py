@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventstore import format as log_format
+from eventstore.annex import ANNEX_MAGIC, one_bit_mended
 from eventstore.errors import FormatVersionError
-from eventstore.format import MAGIC, PREFIX_BYTES, SEAL_BYTES, Seal
+from eventstore.format import END_OF_STREAM, MAGIC, METADATA_BYTES_MAX, PREFIX_BYTES, SEAL_BYTES, Seal
 from eventstore.schema import segment_schema
 
 MENDED_BYTES_MAX = 64 << 10
-"""Longer frames are not mended: the search takes the square of their length."""
+"""Longer frames without an annex are not mended: the search takes the square of their length."""
+
+ANNEXED_BYTES_MAX = 16 << 20
+"""Longer frames with an annex are not mended either: the search copies them some hundred times."""
 
 _SEALED_HEAD_BYTES = 80
 _DIGEST_BYTES = 32
@@ -79,6 +83,7 @@ class Survey:
         log_id: The log it belongs to, if that can be read.
         frames: The good frames of events, as they lie in the file.
         unreadable: What lies between them.
+        ended: True when Arrow's end-of-stream mark ends the file.
     """
 
     path: Path
@@ -87,6 +92,12 @@ class Survey:
     log_id: bytes | None
     frames: tuple[GoodFrame, ...]
     unreadable: tuple[Unreadable, ...]
+    ended: bool = False
+
+    @property
+    def end_offset(self) -> int:
+        """Where what the segment holds ends."""
+        return self.file_bytes - len(END_OF_STREAM) * self.ended
 
 
 def survey(path: Path) -> Survey:
@@ -108,10 +119,11 @@ def survey(path: Path) -> Survey:
             frames.append(frame)
         elif schema is None:
             schema = frame
-    if end < len(data):
+    ended = schema is not None and data[end:] == END_OF_STREAM
+    if end < len(data) and not ended:
         unreadable.append(_unreadable(path, data, end, len(data)))
     log_id = None if schema is None else _log_id(schema)
-    return Survey(path, len(data), schema, log_id, tuple(frames), tuple(unreadable))
+    return Survey(path, len(data), schema, log_id, tuple(frames), tuple(unreadable), ended)
 
 
 def _good_frames(path: Path, data: bytes) -> Iterator[GoodFrame]:
@@ -144,12 +156,21 @@ def _frame_at(path: Path, data: bytes, offset: int) -> GoodFrame | None:
     seal = _good_seal(memoryview(data)[offset:])
     if seal is not None:
         return GoodFrame(path, offset, seal)
-    mended = mended_frame(data[offset : offset + MENDED_BYTES_MAX])
+    annexed = data.find(ANNEX_MAGIC, offset, offset + METADATA_BYTES_MAX) >= 0
+    bytes_max = ANNEXED_BYTES_MAX if annexed or _is_long(data, offset) else MENDED_BYTES_MAX
+    mended = mended_frame(data[offset : offset + bytes_max])
     if mended is None:
         return None
     good = _good_seal(mended)
     assert good is not None, "a mended frame is good"
     return GoodFrame(path, offset, good, mended)
+
+
+def _is_long(data: bytes, offset: int) -> bool:
+    """Whether the next seal says that its frame is one that only an annex can mend."""
+    at = data.find(MAGIC, offset, offset + METADATA_BYTES_MAX)
+    seal = None if at < 0 else log_format.read_seal(data, at)
+    return seal is not None and seal.frame_bytes > MENDED_BYTES_MAX
 
 
 def _good_seal(data: bytes | memoryview) -> Seal | None:
@@ -207,6 +228,11 @@ def _mended_under_digest(frame: bytes, seal: Seal, digest_at: int) -> bytes | No
     digest = hashlib.sha256(covered).digest()
     if (int.from_bytes(digest) ^ int.from_bytes(seal.digest)).bit_count() == 1:
         return frame[:digest_at] + digest + frame[digest_at + _DIGEST_BYTES :]
+    for mended in one_bit_mended(frame, seal):
+        if log_format.digest_holds(mended, seal):
+            return mended
+    if len(frame) > MENDED_BYTES_MAX:
+        return None
     in_front = hashlib.sha256()
     for place, byte in enumerate(covered):
         behind = memoryview(covered)[place + 1 :]

@@ -13,13 +13,14 @@ with it is no damage, since it is derived.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventstore import files, tagged_json
 from eventstore import format as log_format
+from eventstore.annex import checksums_hold
 from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
 from eventstore.index import IndexAudit, Place
@@ -28,7 +29,7 @@ from eventstore.model import Finding, Verdict
 from eventstore.schema import clocks, content_digests
 from eventstore.spool import left_over, parse
 from eventstore.storage.local.directory import SegmentName, segment_names
-from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, frames
+from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, former_file, frames
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +53,12 @@ class _Walk:
     former: dict[str, FormerChain] = field(default_factory=dict)
     audit: IndexAudit | None = None
 
+    def copy(self) -> _Walk:
+        """What is known so far, to go on from it in one of several ways."""
+        return replace(
+            self, versions=dict(self.versions), findings=list(self.findings), former=dict(self.former)
+        )
+
 
 def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Verdict:
     """Check the log in a folder; also one that is too damaged to open.
@@ -71,9 +78,8 @@ def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Ve
     if not names:
         raise LogNotFoundError(f"there is no log in {directory}", path=str(directory))
     walk = _Walk(expected=expected)
-    limits = [name.first_position for name in names[1:]]
-    for name, limit in zip(names, [*limits, None], strict=True):
-        _check_segment(walk, directory, name, limit)
+    for place in range(len(names)):
+        walk = _checked(walk, directory, names[place:])
     walk.findings += map(_spool_note, left_over(directory))
     if walk.audit is not None:
         walk.findings += [Finding("note", path, None, None, text) for path, text in walk.audit.findings]
@@ -109,6 +115,63 @@ def _chain_value(text: str) -> bytes:
     if len(value) != log_format.CHAIN_BYTES:
         raise ValueError(f"a chain value has {2 * log_format.CHAIN_BYTES} hexadecimal digits, not {text!r}")
     return value
+
+
+def _checked(walk: _Walk, directory: Path, names: Sequence[SegmentName]) -> _Walk:
+    """The walk behind the first of these segments.
+
+    A file that went away meanwhile has a successor with the same events.
+    """
+    name, *following = names
+    limit = following[0].first_position if following else None
+    while True:
+        ahead = walk.copy()
+        try:
+            _check_segment(ahead, directory, name, limit)
+        except FileNotFoundError:
+            counting = {each.first_position: each for each in segment_names(directory)}
+            if counting.get(name.first_position, name) == name:
+                raise
+            name = counting[name.first_position]
+            continue
+        if following and len(_damages(ahead)) > len(_damages(walk)):
+            return _by_former_file(walk, directory, name, following) or ahead
+        return ahead
+
+
+def _by_former_file(
+    walk: _Walk, directory: Path, name: SegmentName, following: Sequence[SegmentName]
+) -> _Walk | None:
+    """The walk behind a damaged file, if a lower generation has all of its events, as readers use it."""
+    former = _former(directory, name, following)
+    if former is None:
+        return None
+    ahead = walk.copy()
+    message = f"damaged, but {former.name.text} has the same events and is read instead; re-encode it again"
+    _find(ahead, "note", name, 0, name.first_position, message)
+    _check_segment(ahead, directory, former.name, following[0].first_position)
+    return ahead if len(_damages(ahead)) == len(_damages(walk)) else None
+
+
+def _former(directory: Path, name: SegmentName, following: Sequence[SegmentName]) -> Segment | None:
+    """A lower generation of a segment, by the word of the next one, or of that one's lower generation."""
+    if not following:
+        return None
+    vouching = Segment(directory, following[0])
+    try:
+        vouching.read_head()
+    except FileNotFoundError:
+        return None
+    except DamagedLogError:
+        former = _former(directory, following[0], following[1:])
+        if former is None:
+            return None
+        vouching = former
+    return former_file(directory, name, vouching)
+
+
+def _damages(walk: _Walk) -> list[Finding]:
+    return [finding for finding in walk.findings if finding.severity == "damage"]
 
 
 def _check_segment(walk: _Walk, directory: Path, name: SegmentName, limit: int | None) -> None:
@@ -213,10 +276,24 @@ def _check_frame(walk: _Walk, segment: Segment, frame: Frame) -> None:
     if wrong:
         _find(walk, "damage", segment.name, frame.offset, seal.first_position, wrong)
         walk.trusted = False
+    wrong_annex = None if wrong else _wrong_annex(segment, frame)
+    if wrong_annex:
+        _find(walk, "damage", segment.name, frame.offset, seal.first_position, wrong_annex)
     walk.position, walk.chain = seal.next_position, seal.chain
     walk.synced_position = max(walk.synced_position, seal.synced_position)
     if walk.trusted:
         walk.good_events, walk.good_chain = walk.position, walk.chain
+
+
+def _wrong_annex(segment: Segment, frame: Frame) -> str | None:
+    """What a frame says of its commits that is not so."""
+    try:
+        annex = segment.annex(frame)
+    except DamagedLogError as error:
+        return str(error)
+    if annex is not None and not checksums_hold(frame.data, frame.seal, annex):
+        return "the frame's seal holds, but the checksums in it are not those of its bytes"
+    return None
 
 
 def _check_events(walk: _Walk, segment: Segment, frame: Frame, batch: pa.RecordBatch) -> str | None:
@@ -241,6 +318,7 @@ def _check_events(walk: _Walk, segment: Segment, frame: Frame, batch: pa.RecordB
         )
         if walk.audit is not None and walk.trusted and not wrong:
             walk.audit.add(
+                position=position,
                 stream=stream,
                 version=version,
                 event_id=ids[place],
