@@ -249,10 +249,12 @@ from eventstore.spool import Spool
 spool = Spool.create({str(tmp_path)!r} and __import__("pathlib").Path({str(tmp_path)!r}),
                      stream="s", about={{}}, row_bytes=8)
 spool.put(0, b"01234567")
+heard, told = os.pipe()
 if os.fork() == 0:
+    os.write(told, b"here")  # by now it has let go of what is the parent's
     os.close(1)
     time.sleep(60)
-print(os.getpid(), flush=True)
+os.read(heard, 4)
 os.kill(os.getpid(), 9)
 """
     with subprocess.Popen(

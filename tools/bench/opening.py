@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from eventstore import reencode_log
 from tools.bench.history import History, write_history
 from tools.bench.measure import Contestant, Figures, Row, Size, folder_bytes, in_child, scratch, side_by_side
 from tools.bench.peers.ours import DacapoStore
@@ -26,7 +27,7 @@ def footprint(size: Size) -> Section:
     section.rows = side_by_side(
         [
             Contestant(_ACTIVE, active_bytes, (history,)),
-            Contestant(_REENCODED, reencoded_bytes, (history,), None if _reencode() else "not there yet"),
+            Contestant(_REENCODED, reencoded_bytes, (history,)),
         ],
         rounds=1,
     )
@@ -40,12 +41,6 @@ def footprint(size: Size) -> Section:
     return section
 
 
-def _reencode() -> Any:
-    import eventstore
-
-    return getattr(eventstore, "reencode_log", None)
-
-
 def active_bytes(folder: Path, history: History) -> Figures:
     """The log as it was written."""
     write_history(folder, history)
@@ -55,7 +50,7 @@ def active_bytes(folder: Path, history: History) -> Figures:
 def reencoded_bytes(folder: Path, history: History) -> Figures:
     """The log when its rolled segments are re-encoded and the older files are gone."""
     write_history(folder, history)
-    _reencode()(folder / "events")
+    reencode_log(folder / "events", grace_seconds=0)
     return {_BYTES: folder_bytes(folder / "events") / history.iterations}
 
 
