@@ -201,7 +201,9 @@ def test_tail_shows_the_last_rows_that_fit(call: Call) -> None:
 
 def test_tail_follows_a_training_until_it_is_interrupted(base: Path) -> None:
     """What comes is printed as it comes, once."""
-    code = "from dacapo_store.cli import main; main()"
+    # As on a terminal: what runs in the background may have been told to ignore interruptions.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from dacapo_store.cli import main; main()"
     command = [sys.executable, "-c", code, "tail", "-f", "run_9", "--json", "--base", str(base)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
