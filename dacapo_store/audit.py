@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dacapo_store.config_store import KINDS
 from dacapo_store.differences import Difference, differences, laid_flat
 from dacapo_store.errors import MissingError
-from dacapo_store.events import EVENT_TYPES, ConfigDeleted, ConfigStored
+from dacapo_store.events import EVENT_TYPES, ConfigStored
 from dacapo_store.history import TRAINING, VALIDATION, Kind, folded
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.summaries import summary_of
@@ -203,22 +203,16 @@ def diff(
 
 
 def _blamed(kind: str, events: Sequence[RecordedEvent], start: int, end: int) -> Iterator[Change]:
-    before = state_document(kind, [event for event in events if event.position < start])
-    after = state_document(kind, [event for event in events if event.position < end])
-    found = list(differences(before, after))
-    if not found:
-        return
-    between = [event for event in events if start <= event.position < end]
+    before: Any = None
+    earlier: Any = None
     touched: dict[str, RecordedEvent] = {}
-    known = [event for event in events if event.position < start]
-    earlier = before
-    for event in between:
-        known.append(event)
-        later = state_document(kind, known)
-        for each in differences(earlier, later):
-            touched[each.place] = event
+    for event, later in _states(kind, [event for event in events if event.position < end]):
+        if event.position < start:
+            before = later
+        else:
+            touched.update((each.place, event) for each in differences(earlier, later))
         earlier = later
-    for each in found:
+    for each in differences(before, earlier):
         related = [event for place, event in touched.items() if _overlap(place, each.place)]
         yield Change(each, entry_of(max(related, key=lambda event: event.position)))
 
@@ -227,88 +221,58 @@ def _overlap(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def diff_runs(base: Base, one: str, other: str, *, at: Moment | None = None) -> tuple[Difference, ...]:
-    """Where the configs of two runs differ, and what became of them: stats, scores, weights.
-
-    The names of the runs themselves are left out.
-
-    Raises:
-        MissingError: One of the runs has neither a config nor anything recorded.
-    """
-    end = position_of(base.log, at)
-    return tuple(differences(*(_run_document(base, name, end) for name in (one, other))))
-
-
-def _run_document(base: Base, name: str, end: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in ("runs", *RUN_KINDS):
-        events = [event for event in base.log.read_stream(stream_of(kind, name)) if event.position < end]
-        if events:
-            document = state_document(kind, events)
-            if kind == "runs" and isinstance(document, dict):
-                document = {key: value for key, value in document.items() if key != "name"}
-            found["config" if kind == "runs" else kind] = document
-    if not found:
-        raise MissingError(_never_there(base, "runs", name))
-    return found
-
-
 def blame(base: Base, kind: str, name: str) -> list[tuple[str, Any, Entry]]:
     """For each field of a config as it is now: its place, its value, and the entry that set it."""
     if kind not in KINDS:
         raise ValueError(f"blame is of configs: {', '.join(KINDS)}; not of {kind!r}")
-    events = [entry.event for entry in history(base, kind, name)]
-    setters: dict[str, tuple[Any, Entry]] = {}
-    earlier: Any = None
-    for number, event in enumerate(events, 1):
-        later = state_document(kind, events[:number])
-        for each in differences(laid_flat(earlier), laid_flat(later)):
-            setters[each.place] = (each.after, entry_of(event))
+    setters: dict[str, Entry] = {}
+    earlier: dict[str, Any] = {}
+    for event, document in _states(kind, [entry.event for entry in history(base, kind, name)]):
+        later = laid_flat(document)
+        setters.update((each.place, entry_of(event)) for each in differences(earlier, later))
         earlier = later
-    return [(place, value, setters[place][1]) for place, value in laid_flat(earlier).items()]
+    return [(place, value, setters[place]) for place, value in earlier.items()]
 
 
-def state_document(kind: str, events: Iterable[RecordedEvent]) -> Any:
-    """What these events, all of a thing's until some moment, make of it; None where it is not there."""
+def _states(kind: str, events: Iterable[RecordedEvent]) -> Iterator[tuple[RecordedEvent, Any]]:
+    """A thing's events, each with what the thing is then, as a document; None where it is not there."""
     if kind in KINDS:
-        return _config_document(events)
+        return ((event, _config_document(event)) for event in events)
     if kind == "weights":
-        return _weights_document(events)
-    return _rows_document(TRAINING if kind == "training" else VALIDATION, events)
+        return _weights_documents(events)
+    return _rows_documents(TRAINING if kind == "training" else VALIDATION, events)
 
 
-def _config_document(events: Iterable[RecordedEvent]) -> Any:
-    document = None
+def _config_document(event: RecordedEvent) -> Any:
+    fact = EVENT_TYPES.decode(event)
+    return fact.document if isinstance(fact, ConfigStored) else None
+
+
+def _weights_documents(events: Iterable[RecordedEvent]) -> Iterator[tuple[RecordedEvent, Any]]:
+    history = WeightsHistory()
     for event in events:
-        match EVENT_TYPES.decode(event):
-            case ConfigStored() as stored:
-                document = stored.document
-            case ConfigDeleted():
-                document = None
-    return document
+        history.fold(event)
+        stored = {str(iteration): stored.digest for iteration, stored in history.stored.items()}
+        best = {f"{dataset}/{criterion}": best for (dataset, criterion), best in history.best.items()}
+        yield event, {"iterations": stored, "best": best} if stored else None
 
 
-def _weights_document(events: Iterable[RecordedEvent]) -> Any:
-    history = WeightsHistory.of(events)
-    if not history.stored:
-        return None
-    return {
-        "iterations": {str(iteration): stored.digest for iteration, stored in history.stored.items()},
-        "best": {f"{dataset}/{criterion}": best for (dataset, criterion), best in history.best.items()},
-    }
-
-
-def _rows_document(kind: Kind[Any], events: Iterable[RecordedEvent]) -> Any:
-    state = folded(kind.unwritten(), events)
-    if not len(state.rows):
-        return None
-    iterations = state.rows.iterations
-    return {
-        "rows": len(state.rows),
-        "first_iteration": int(iterations.min()),
-        "last_iteration": int(iterations.max()),
-        "epoch": state.epoch,
-    }
+def _rows_documents(kind: Kind[Any], events: Iterable[RecordedEvent]) -> Iterator[tuple[RecordedEvent, Any]]:
+    state = kind.unwritten()
+    for event in events:
+        state = folded(state, [event])
+        iterations = state.rows.iterations
+        yield (
+            event,
+            None
+            if not len(iterations)
+            else {
+                "rows": len(iterations),
+                "first_iteration": int(iterations.min()),
+                "last_iteration": int(iterations.max()),
+                "epoch": state.epoch,
+            },
+        )
 
 
 def stream_of(kind: str, name: str) -> str:

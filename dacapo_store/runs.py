@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from dacapo_store.audit import RUN_KINDS, stream_of
-from dacapo_store.differences import laid_flat
+from dacapo_store.differences import ABSENT, Difference, laid_flat
 from dacapo_store.errors import MissingError
 
 if TYPE_CHECKING:
@@ -51,11 +51,6 @@ _TRAINED: Final = """
         min(loss) AS least_loss, arg_min(iteration, loss) AS least_loss_at,
         arg_max(loss, (position, ordinal)) AS last_loss, sum(time) AS seconds
     FROM training_stats WHERE run = $run"""
-
-_PROCESSES: Final = """
-    SELECT (metadata -> 'process') FROM events
-    WHERE stream IN ('training/' || $run, 'validation/' || $run) AND (metadata -> 'process') IS NOT NULL
-    ORDER BY position"""
 
 _OTHER_SCALARS: Final = """
     SELECT DISTINCT name FROM training_scalars
@@ -114,7 +109,6 @@ def run_document(store: Store, run: str) -> dict[str, Any]:
         "SELECT max(recorded_at) FROM events WHERE list_contains($streams, stream)",
         {"streams": [stream_of(kind, run) for kind in ("runs", *RUN_KINDS)]},
     ).fetchone()
-    processes = [json.loads(text) for (text,) in store.sql(_PROCESSES, {"run": run})]
     return {
         "run": run,
         "config": None if stored is None else json.loads(stored[0]),
@@ -123,7 +117,6 @@ def run_document(store: Store, run: str) -> dict[str, Any]:
         "weights": [iteration for (iteration,) in weights],
         "best": {f"{dataset}/{criterion}": iteration for dataset, criterion, iteration in best},
         "last_heard": heard[0] if heard else None,
-        "processes": processes,
     }
 
 
@@ -158,19 +151,19 @@ def training_rows(
     return rows
 
 
-def compared(store: Store, one: str, other: str) -> list[tuple[str, Any, Any]]:
-    """Every field of two runs' configs and outcomes: its place, and what it is in each.
+def compared(store: Store, one: str, other: str) -> list[Difference]:
+    """Every field of two runs' configs and outcomes, and what it is in each; the same ones, too.
 
     Raises:
         MissingError: There is no such run.
     """
     first, second = (_comparable(run_document(store, name)) for name in (one, other))
     places = dict.fromkeys([*first, *second])
-    return [(place, first.get(place), second.get(place)) for place in places]
+    return [Difference(place, first.get(place, ABSENT), second.get(place, ABSENT)) for place in places]
 
 
 def _comparable(document: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"run", "processes", "last_heard"}
+    left_out = {"run", "last_heard"}
     document = {key: value for key, value in document.items() if key not in left_out}
     if isinstance(document["config"], dict):
         document["config"] = {key: value for key, value in document["config"].items() if key != "name"}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from dacapo_store import audit, corrections, runs
 from dacapo_store.base import Base
 from dacapo_store.citation import Citation, cite
+from dacapo_store.differences import Difference, differences
 from dacapo_store.moments import Moment, position_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from dacapo_store.array_store import LocalArrayStore
     from dacapo_store.config_store import FileConfigStore
-    from dacapo_store.differences import Difference
     from dacapo_store.replay import ReplayReceipt, Transform
     from dacapo_store.stats_store import FileStatsStore
     from dacapo_store.weights_store import LocalWeightsStore
@@ -223,9 +223,10 @@ class Store:
         """Training stats that events between two positions recorded; see ``runs.training_rows``."""
         return runs.training_rows(self, start, end, run=run, where=where)
 
-    def compared_runs(self, one: str, other: str) -> list[tuple[str, Any, Any]]:
-        """Every field of two runs, and what it is in each; see ``runs.compared``."""
-        return runs.compared(self, one, other)
+    def diff_runs(self, one: str, other: str, *, only_changed: bool = True) -> tuple[Difference, ...]:
+        """Where two runs differ, in config and outcome; or all their fields. See ``runs.compared``."""
+        found = runs.compared(self, one, other)
+        return tuple(each for each in found if not only_changed or any(differences(each.before, each.after)))
 
     # --- who changed what
 
@@ -242,10 +243,6 @@ class Store:
     ) -> audit.Changes:
         """What changed in a thing between two moments; see ``audit.diff``."""
         return audit.diff(self._base, kind, name, before, after)
-
-    def diff_runs(self, one: str, other: str) -> tuple[Difference, ...]:
-        """Where two runs differ, in config and outcome; see ``audit.diff_runs``."""
-        return audit.diff_runs(self._base, one, other)
 
     def blame(self, kind: str, name: str) -> list[tuple[str, Any, audit.Entry]]:
         """Who set each field of a config; see ``audit.blame``."""

@@ -38,18 +38,22 @@ class WeightsHistory:
     def of(cls, events: Iterable[RecordedEvent]) -> WeightsHistory:
         """The fold of these events."""
         history = cls()
-        for recorded in events:
-            match EVENT_TYPES.decode(recorded):
-                case WeightsStored() as stored:
-                    history.stored[stored.iteration] = stored
-                    history.iterations.add(stored.iteration)
-                case WeightsRemoved(iteration=iteration):
-                    history.stored.pop(iteration, None)
-                    history.best = {key: best for key, best in history.best.items() if best != iteration}
-                case WeightsRewound(keeps_until=kept):
-                    history.stored = {key: each for key, each in history.stored.items() if key <= kept}
-                    history.best = {key: best for key, best in history.best.items() if best <= kept}
-                case BestWeightsChosen(dataset=dataset, criterion=criterion, iteration=iteration):
-                    history.best[dataset, criterion] = iteration
-                    history.choices.add((dataset, criterion))
+        for event in events:
+            history.fold(event)
         return history
+
+    def fold(self, event: RecordedEvent) -> None:
+        """Take the stream's next event into account."""
+        match EVENT_TYPES.decode(event):
+            case WeightsStored() as stored:
+                self.stored[stored.iteration] = stored
+                self.iterations.add(stored.iteration)
+            case WeightsRemoved(iteration=iteration):
+                self.stored.pop(iteration, None)
+                self.best = {key: best for key, best in self.best.items() if best != iteration}
+            case WeightsRewound(keeps_until=kept):
+                self.stored = {key: each for key, each in self.stored.items() if key <= kept}
+                self.best = {key: best for key, best in self.best.items() if best <= kept}
+            case BestWeightsChosen(dataset=dataset, criterion=criterion, iteration=iteration):
+                self.best[dataset, criterion] = iteration
+                self.choices.add((dataset, criterion))

@@ -71,24 +71,16 @@ def runs(
 def show_run(
     run: Run,
     *,
-    repro: Annotated[bool, typer.Option("--repro", help="Print the commands that start it again.")] = False,
     base: BaseOption = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """Show one run: its config, how far it is, its best weights, how its process was started.
+    """Show one run: its config, how far it is, its best weights, and when it was last heard of.
 
     Example: dacapo-store show run_7 --at 2026-03-01T14:00Z
     """
-    from dacapo_store.process_record import command_of
-
-    store = store_at(base, at)
-    known = store.run(run)
-    if repro:
-        if not known["processes"]:
-            raise ValueError(f"how the processes of run {run!r} were started is not on record")
-        say(command_of(known["processes"][-1]))
-    elif as_json:
+    known = store_at(base, at).run(run)
+    if as_json:
         say(json.dumps(plain(known), indent=1))
     else:
         _say_document(plain(known))

@@ -185,13 +185,19 @@ def diff(
 def _diff_runs(store: Store, one: str, other: str, *, only_changed: bool, as_json: bool) -> None:
     import pyarrow as pa
 
-    rows = store.compared_runs(one, other)
-    if only_changed:
-        rows = [row for row in rows if row[1] != row[2]]
-    shown = [[place, *(json.dumps(plain(value)) for value in values)] for place, *values in rows]
+    shown = [
+        [each.place, _text(each.before), _text(each.after)]
+        for each in store.diff_runs(one, other, only_changed=only_changed)
+    ]
     columns = [list(column) for column in zip(*shown, strict=True)] if shown else [[], [], []]
     names = ["place", one, other] if one != other else ["place", "one", "other"]
     show(pa.table([pa.array(column, pa.string()) for column in columns], names=names), as_json=as_json)
+
+
+def _text(value: Any) -> str:
+    from dacapo_store.differences import ABSENT
+
+    return "" if value is ABSENT else json.dumps(plain(value))
 
 
 def tail(

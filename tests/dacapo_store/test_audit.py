@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -88,16 +87,6 @@ def test_stats_differ_by_what_is_in_view(base: Base) -> None:
     changes = {each.difference.place: each.difference for each in audit.diff(base, "training", "run", 4)}
     assert (changes["rows"].before, changes["rows"].after) == (10, 12)
     assert (changes["epoch"].before, changes["epoch"].after) == (0, 1)
-
-
-def test_two_runs_are_compared_in_config_and_outcome(tmp_path: Path) -> None:
-    """Their names are no difference."""
-    configs, stats = FileConfigStore(tmp_path / "configs"), FileStatsStore(tmp_path / "stats")
-    for number, name in enumerate(("one", "other"), 1):
-        configs.store_run_config({"name": name, "num_iterations": 100 * number})
-        stats.store_training_stats(SimpleNamespace(name=name), [TrainingIterationStats(number, loss=1.0)])
-    places = {each.place for each in audit.diff_runs(Base.at(tmp_path), "one", "other")}
-    assert places == {"config.num_iterations", "training.first_iteration", "training.last_iteration"}
 
 
 def test_blame_names_who_set_each_field(base: Base) -> None:

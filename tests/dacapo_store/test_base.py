@@ -170,3 +170,4 @@ def test_a_base_whose_folder_is_gone_can_be_closed(tmp_path: Path) -> None:
     base.append("s", [DELETED])
     shutil.rmtree(tmp_path / "base")
     base.close()
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from dacapo_store import (
     ValidationIterationScores,
 )
 from dacapo_store.audit import Entry
+from dacapo_store.differences import ABSENT
 from eventstore import LogNotFoundError, ReadOnlyLogError, verify_log
 from projections import QueryRefusedError
 
@@ -67,6 +68,18 @@ def test_runs_are_listed_with_how_far_they_are(store: Store) -> None:
     assert (first["last_validated"], first["last_weights"]) == (10, None)
     assert (second["run"], second["task"], second["last_iteration"]) == ("b", None, 0)
     assert second["last_heard"].tzinfo is not None
+
+
+def test_two_runs_are_compared_in_config_and_outcome(store: Store) -> None:
+    """Their names are no difference; what is the same is left out unless it is asked for."""
+    found = {each.place: (each.before, each.after) for each in store.diff_runs("a", "b")}
+    assert found["training.iterations"] == (10, 1)
+    assert found["config.task_config.name"] == ("seg", ABSENT)
+    assert "run" not in found
+    assert "training.first_iteration" not in found
+    assert "training.first_iteration" in {
+        each.place for each in store.diff_runs("a", "b", only_changed=False)
+    }
 
 
 def test_an_answer_can_be_cited_and_verified(store: Store, path: Path) -> None:
