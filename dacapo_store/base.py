@@ -24,6 +24,7 @@ from dacapo_store.background import BackgroundWriter
 from dacapo_store.events import EVENT_TYPES
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.names import validate_run_name
+from dacapo_store.process_record import process_record
 from dacapo_store.provenance import event_metadata
 from eventstore import (
     Commit,
@@ -92,6 +93,7 @@ class Base:
         self._views_lock = threading.Lock()
         self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
         self.loggers: weakref.WeakSet[ScalarLogger] = weakref.WeakSet()
+        self._told: set[tuple[int, str | None]] = set()
         self.settle_if_possible()
 
     @classmethod
@@ -203,10 +205,26 @@ class Base:
         *,
         expected: ExpectedVersion = ANY,
         durability: Durability = "commit",
+        trains: str | None = None,
     ) -> Commit:
-        """Append experiment events to one stream; see ``EventLog.append``."""
-        part = StreamAppend(stream, _as_events(events), expected)
-        return self.append_to_streams([part], durability=durability)
+        """Append experiment events to one stream; see ``EventLog.append``.
+
+        Args:
+            stream: As there, like ``expected`` and ``durability``.
+            events: Experiment events, or events of the log.
+            expected: See above.
+            durability: See above.
+            trains: The run that this process trains, if it does: its first event tells how the process
+                was started.
+        """
+        recorded = _as_events(events)
+        told = (os.getpid(), trains)
+        if trains is not None and told not in self._told and recorded:
+            process = process_record(os.getpid())
+            recorded[0] = replace(recorded[0], metadata={**recorded[0].metadata, "process": process})
+        commit = self.append_to_streams([StreamAppend(stream, recorded, expected)], durability=durability)
+        self._told.add(told)
+        return commit
 
     def append_to_streams(
         self, appends: Sequence[StreamAppend], *, durability: Durability = "commit"

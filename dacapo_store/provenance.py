@@ -40,12 +40,25 @@ def _process_metadata(pid: int) -> dict[str, Any]:
         "user": _user(),
         "host": socket.gethostname(),
         "pid": pid,
-        "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python",
+        "program": as_text(Path(sys.argv[0]).name) if sys.argv and sys.argv[0] else "python",
     }
-    commit = git_commit(Path.cwd())
+    directory = working_directory()
+    commit = None if directory is None else git_commit(directory)
     if commit is not None:
         metadata["git_commit"] = commit
     return metadata
+
+
+def working_directory() -> Path | None:
+    """The working directory, or None where somebody has deleted it."""
+    with contextlib.suppress(OSError):
+        return Path.cwd()
+    return None
+
+
+def as_text(name: str) -> str:
+    """What the system calls something, as valid Unicode: a file name may be any bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _user() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import json
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +52,12 @@ _TRAINED: Final = """
         min(loss) AS least_loss, arg_min(iteration, loss) AS least_loss_at,
         arg_max(loss, (position, ordinal)) AS last_loss, sum(time) AS seconds
     FROM training_stats WHERE run = $run"""
+
+_PROCESSES: Final = """
+    SELECT recorded_at, metadata FROM events
+    WHERE stream IN ('training/' || $run, 'validation/' || $run, 'weights/' || $run)
+        AND (metadata -> 'process') IS NOT NULL
+    ORDER BY position"""
 
 _OTHER_SCALARS: Final = """
     SELECT DISTINCT name FROM training_scalars
@@ -117,7 +124,14 @@ def run_document(store: Store, run: str) -> dict[str, Any]:
         "weights": [iteration for (iteration,) in weights],
         "best": {f"{dataset}/{criterion}": iteration for dataset, criterion, iteration in best},
         "last_heard": heard[0] if heard else None,
+        "processes": [_process(*row) for row in store.sql(_PROCESSES, {"run": run})],
     }
+
+
+def _process(since: dt.datetime, text: str) -> dict[str, Any]:
+    metadata = json.loads(text)
+    where = {key: metadata[key] for key in ("user", "host", "pid") if key in metadata}
+    return {"since": since, **where, **metadata["process"]}
 
 
 def training_table(store: Store, run: str) -> pa.Table:
@@ -163,7 +177,7 @@ def compared(store: Store, one: str, other: str) -> list[Difference]:
 
 
 def _comparable(document: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"run", "last_heard"}
+    left_out = {"run", "last_heard", "processes"}
     document = {key: value for key, value in document.items() if key not in left_out}
     if isinstance(document["config"], dict):
         document["config"] = {key: value for key, value in document["config"].items() if key != "name"}

@@ -166,7 +166,8 @@ def begin_epoch(base: Base, run: str, *, keeps_below: int) -> Standing:
         begun = TrainingEpochBegun(run=run, epoch=latest + 1, keeps_below=keeps_below)
         try:
             # Durable: rows that are found after a power cut must not meet those that this cuts.
-            commit = base.append(stream, [begun], expected=NO_STREAM if version is None else version)
+            expected = NO_STREAM if version is None else version
+            commit = base.append(stream, [begun], expected=expected, trains=run)
         except ExpectedVersionError:
             continue
         return Standing(begun.epoch, commit.last_stream_version)
@@ -191,7 +192,7 @@ def looked_again(base: Base, run: str, standing: Standing) -> Standing:
     return _since(base.log, training_stream(run), standing, None)[0]
 
 
-def record(
+def record(  # noqa: PLR0913 - all but the first four are named
     base: Base,
     run: str,
     standing: Standing,
@@ -201,6 +202,7 @@ def record(
     spool_id: bytes,
     first_row: int,
     durability: Durability = "commit",
+    adopted: bool = False,
 ) -> Standing:
     """Record rows exactly once, however often and by how many processes this is tried.
 
@@ -213,8 +215,10 @@ def record(
         spool_id: The id of the spool that they are in.
         first_row: The number of the first row that was in the spool; derives the event's id.
         durability: As for ``EventLog.append``.
+        adopted: Another process has written the rows.
     """
     stream = training_stream(run)
+    trains = None if adopted else run
     end: int | None = None
     known = False
     while rows:
@@ -226,7 +230,9 @@ def record(
         begun = [TrainingEpochBegun(run=run, epoch=epoch, keeps_below=begins)] if falls_behind else []
         expected = NO_STREAM if standing.stream_version < 0 else standing.stream_version
         try:
-            commit = base.append(stream, [*begun, event], expected=expected, durability=durability)
+            commit = base.append(
+                stream, [*begun, event], expected=expected, durability=durability, trains=trains
+            )
         except ExpectedVersionError:
             continue
         except DuplicateEventError as duplicate:
@@ -301,6 +307,7 @@ def _adopt(base: Base, spooled: SpooledRows) -> bool:
             layout=layout,
             spool_id=spooled.spool_id,
             first_row=spooled.first_row,
+            adopted=True,
         )
     except InvalidEventError:
         return False  # no logger has made it: there is no such event

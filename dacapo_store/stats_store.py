@@ -313,7 +313,7 @@ class FileStatsStore(StatsStore):
         held = getattr(given, attribute, None)
         if not isinstance(held, list):
             rows = rows_of(given)
-            self._decide(kind, run, lambda history: storing(kind, run, history, rows))
+            self._decide(kind, run, lambda history: storing(kind, run, history, rows), trains=run)
             return
         # A copy: a thread may append to the list, and only what was stored counts as given.
         objects = tuple(held)
@@ -344,7 +344,7 @@ class FileStatsStore(StatsStore):
             return None
         events = rows.recorded(run, before.epoch)
         try:
-            self._base.append(stream, events, expected=before.events - 1)
+            self._base.append(stream, events, expected=before.events - 1, trains=run)
         except ExpectedVersionError:
             return None
         return replace(before, objects=objects, events=before.events + len(events))
@@ -354,14 +354,19 @@ class FileStatsStore(StatsStore):
     ) -> Given | None:
         """Store all rows; None when there are none, or when others have written behind them already."""
         rows = rows_of(objects)
-        after = self._decide(kind, run, lambda history: storing(kind, run, history, rows))
+        after = self._decide(kind, run, lambda history: storing(kind, run, history, rows), trains=run)
         if after is None or not len(rows):
             return None
         begins = int(rows.iterations.min())
         return Given(_key_of(self._base, kind, run), objects, begins, after.epoch, after.events)
 
     def _decide(
-        self, kind: Kind[R], run: str, decision: Callable[[History[R]], list[Event]]
+        self,
+        kind: Kind[R],
+        run: str,
+        decision: Callable[[History[R]], list[Event]],
+        *,
+        trains: str | None = None,
     ) -> History[R] | None:
         """Append what is decided on the run's history, and decide anew if that has moved on.
 
@@ -378,7 +383,7 @@ class FileStatsStore(StatsStore):
                 return history
             expected = history.events - 1 if history.events else NO_STREAM
             try:
-                self._base.append(kind.stream(run), events, expected=expected)
+                self._base.append(kind.stream(run), events, expected=expected, trains=trains)
             except ExpectedVersionError:
                 continue
             after = history_of(self._base, kind, run)

@@ -457,7 +457,7 @@ class LocalWeightsStore(WeightsStore):
     def _store(self, name: str, iteration: int, state: Mapping[str, Any]) -> None:
         stored = self._write(name, iteration, state)
         try:
-            commit = self._base.append(_stream(name), [stored])
+            commit = self._base.append(_stream(name), [stored], trains=name)
         except WriteRefusedError:
             # The log is certain that it says nothing of this file, and a full disk wants the room back.
             files.unlink(self._base.path / stored.path)

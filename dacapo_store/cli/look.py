@@ -71,16 +71,25 @@ def runs(
 def show_run(
     run: Run,
     *,
+    repro: Annotated[bool, typer.Option("--repro", help="Print the commands that start it again.")] = False,
     base: BaseOption = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """Show one run: its config, how far it is, its best weights, and when it was last heard of.
+    """Show one run: its config, how far it is, its best weights, the processes that trained it.
 
     Example: dacapo-store show run_7 --at 2026-03-01T14:00Z
+
+    Example: dacapo-store show run_7 --repro
     """
     known = store_at(base, at).run(run)
-    if as_json:
+    if repro:
+        from dacapo_store.process_record import command_of
+
+        if not known["processes"]:
+            raise ValueError(f"how the processes of run {run!r} were started is not on record")
+        say(command_of(known["processes"][-1]))
+    elif as_json:
         say(json.dumps(plain(known), indent=1))
     else:
         _say_document(plain(known))
@@ -91,6 +100,10 @@ def _say_document(document: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict) and value:
             say(f"{indent}{key}:")
             _say_document(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, each in enumerate(value, 1):
+                say(f"{indent}{key} {number}:")
+                _say_document(each, indent + "  ")
         elif value not in (None, {}, []):
             say(f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value)}")
 
