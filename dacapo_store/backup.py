@@ -26,6 +26,7 @@ from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.payload_copies import copy_payload
 from dacapo_store.payloads import Payloads
 from eventstore import EventLog, LogNotFoundError, copy_log, files
+from eventstore.model import Progress, no_progress
 from eventstore.spool import read_spools, replace_spools
 
 RECEIPT = "backup.json"
@@ -59,7 +60,11 @@ class BackupReceipt:
 
 
 def back_up(
-    base: str | os.PathLike[str], target: str | os.PathLike[str], *, link: bool = False
+    base: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    link: bool = False,
+    progress: Progress = no_progress,
 ) -> BackupReceipt:
     """Copy a base while others may go on writing to it.
 
@@ -68,6 +73,7 @@ def back_up(
         target: An empty or missing folder, or an earlier backup of the same base.
         link: Give payloads a second name in the target instead of copying them, where both are on one
             file system. This saves room and guards against deletion, not against a failing disk.
+        progress: Told of the bytes of payloads that were looked at.
 
     Raises:
         LogNotFoundError: There is no base.
@@ -89,8 +95,11 @@ def back_up(
         since = gone.dropped | gone.removed.keys()
     missing: list[tuple[str, str]] = []
     copied_bytes, payload_bytes, count = copied_log.copied_bytes, 0, 0
+    done, total = 0, sum(payload.stored.bytes for payload in named.kept())
     for payload in named.kept():
         artifact = payload.artifact
+        done += artifact.bytes
+        progress(done, total)
         try:
             copied_bytes += copy_payload(root, copy, artifact, link=link)
         except (FileNotFoundError, DamagedArtifactError, ValueError) as error:

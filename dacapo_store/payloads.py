@@ -22,6 +22,7 @@ from dacapo_store.events import (
     WeightsStored,
 )
 from eventstore import EVENT_LOST, LOST_STREAM, EventLog, RecordedEvent
+from eventstore.model import Progress, no_progress
 
 TYPES = (EVENT_LOST, "WeightsPayloadDropped", "WeightsRemoved", "WeightsRewound", "WeightsStored")
 
@@ -138,7 +139,11 @@ class PayloadFinding:
 
 
 def check_payloads(
-    base: str | os.PathLike[str], log: EventLog, *, digests: bool = False
+    base: str | os.PathLike[str],
+    log: EventLog,
+    *,
+    digests: bool = False,
+    progress: Progress = no_progress,
 ) -> tuple[int, list[PayloadFinding]]:
     """Check that the files that the log names are there, with their sizes; nothing is written.
 
@@ -146,6 +151,7 @@ def check_payloads(
         base: The base directory.
         log: Its log.
         digests: Read every byte and compare digests, too.
+        progress: Told of the bytes that were looked at.
 
     Returns:
         How many files were checked, and what is wrong.
@@ -155,11 +161,14 @@ def check_payloads(
     in_view = {payload.stored.path for payload in payloads.present.values()}
     expected = payloads.kept()
     findings = []
+    done, total = 0, sum(payload.stored.bytes for payload in expected)
     for payload in expected:
         wrong = _wrong(root, payload.artifact, digests=digests)
         if wrong is not None:
             path = payload.stored.path
             findings.append(PayloadFinding(path, payload.position, path in in_view, wrong))
+        done += payload.stored.bytes
+        progress(done, total)
     return len(expected), findings
 
 

@@ -25,6 +25,7 @@ from dacapo_store.moments import Moment, position_of
 from dacapo_store.payload_copies import copy_payload
 from dacapo_store.payloads import Payloads
 from eventstore import Event, EventLog, StreamAppend, files
+from eventstore.model import Progress, no_progress
 from eventstore.past import PastLog
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def replay(
     types: Collection[str] | None = None,
     transform: Transform | None = None,
     payloads: Literal["link", "copy", "none"] = "link",
+    progress: Progress = no_progress,
 ) -> ReplayReceipt:
     """Make a new base from the events of another one.
 
@@ -84,6 +86,7 @@ def replay(
         types: Take only events of these types.
         transform: Changes an event or leaves it out; called once for each, in order.
         payloads: Give weights files a second name in the new base, copy them, or leave them.
+        progress: Told of the events that were written.
 
     Raises:
         LogNotFoundError: There is no base to read.
@@ -101,7 +104,8 @@ def replay(
         files.make_directories(target, like=root)
         with EventLog.open(target / "events") as log:
             for appends in _commits(taken):
-                log.append_to_streams(appends, durability="os")
+                written = log.append_to_streams(appends, durability="os")
+                progress(written.next_position, position)
             log.sync()
             events, new_chain = log.next_position, log.chain
             named = Payloads.of_log(log)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,14 @@ class Finding:
     offset: int | None
     position: int | None
     message: str
+
+
+Progress = Callable[[int, int], None]
+"""Called now and then by what takes long: how much is done, and of how much, in whatever unit."""
+
+
+def no_progress(done: int, of: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import typer
 from dacapo_store.cli import EXIT_PROBLEM
 from dacapo_store.cli.output import count, remark, say, say_json, size
 from dacapo_store.cli.places import base_of, log_of
+from dacapo_store.cli.progress import progress
 
 if TYPE_CHECKING:
     from dacapo_store.maintenance import GarbagePlan
@@ -74,11 +75,12 @@ def verify(
         raise ValueError("--position goes with --expect")
     root = base_of(base)
     log_folder = log_of(root)
-    verdict = verify_log(log_folder, expect=expect)
+    with progress("verifying the log") as report:
+        verdict = verify_log(log_folder, expect=expect, progress=report)
     checked, findings = 0, list[PayloadFinding]()
     if log_folder != root and verdict.ok:
-        with EventLog.open(log_folder, read_only=True) as log:
-            checked, findings = check_payloads(root, log, digests=artifacts)
+        with EventLog.open(log_folder, read_only=True) as log, progress("looking at weights") as report:
+            checked, findings = check_payloads(root, log, digests=artifacts, progress=report)
     matches = expect is None or (verdict.expected_at is not None and position in (None, verdict.expected_at))
     if as_json:
         say_json(
@@ -143,10 +145,11 @@ def repair(
 
     log_folder = log_of(base_of(base))
     source = None if copy is None else log_of(copy.expanduser().absolute())
-    if yes:
-        plan = repair_log(log_folder, copy=source, metadata=event_metadata())
-    else:
-        plan = plan_repair(log_folder, copy=source)
+    with progress("repairing" if yes else "looking for damage"):
+        if yes:
+            plan = repair_log(log_folder, copy=source, metadata=event_metadata())
+        else:
+            plan = plan_repair(log_folder, copy=source)
     if as_json:
         say_json(plan)
     else:
@@ -236,7 +239,9 @@ def gc(
     from dacapo_store.maintenance import collect_garbage, plan_gc
 
     work = collect_garbage if yes else plan_gc
-    plan = work(base_of(base), keep=_number_to_keep(keep), grace_seconds=grace * 3600)
+    number = _number_to_keep(keep)
+    with progress("deleting" if yes else "looking for garbage"):
+        plan = work(base_of(base), keep=number, grace_seconds=grace * 3600)
     if as_json:
         say_json(plan)
     else:
@@ -281,13 +286,17 @@ def compact(
     """
     from eventstore import plan_reencoding, reencode_log
 
-    work = plan_reencoding if dry_run else reencode_log
-    report = work(log_of(base_of(base)), grace_seconds=grace * 60)
-    if as_json:
-        say_json(report)
+    log_folder, seconds = log_of(base_of(base)), grace * 60
+    if dry_run:
+        outcome = plan_reencoding(log_folder, grace_seconds=seconds)
     else:
-        _say_compaction(report, done=not dry_run)
-    if report.skipped:
+        with progress("writing segments again") as report:
+            outcome = reencode_log(log_folder, grace_seconds=seconds, progress=report)
+    if as_json:
+        say_json(outcome)
+    else:
+        _say_compaction(outcome, done=not dry_run)
+    if outcome.skipped:
         raise typer.Exit(EXIT_PROBLEM)
 
 
@@ -327,7 +336,8 @@ def backup(
     """
     from dacapo_store.backup import back_up
 
-    receipt = back_up(base, target, link=link)
+    with progress("copying weights") as report:
+        receipt = back_up(base, target, link=link, progress=report)
     if as_json:
         say_json(receipt)
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from dacapo_store.cli import EXIT_PROBLEM
 from dacapo_store.cli.look import At, BaseOption, Run
 from dacapo_store.cli.output import count, remark, say, say_json
 from dacapo_store.cli.places import base_of, store_at
+from dacapo_store.cli.progress import progress
 from dacapo_store.cli.tables import Json
 from dacapo_store.cli.trace import Kind, Name
 
@@ -113,8 +114,13 @@ def replay(
     if payloads not in ("link", "copy", "none"):
         raise ValueError(f"--payloads is link, copy or none, not {payloads!r}")
     source = base_of(base)
-    receipt = make(source, into, until=until, types=types, payloads=payloads)  # type: ignore[arg-type]
-    equal = same_content(source, into, position=receipt.position) if check and receipt.complete else None
+    with progress("writing events") as report:
+        how: Any = payloads
+        receipt = make(source, into, until=until, types=types, payloads=how, progress=report)
+    equal = None
+    if check and receipt.complete:
+        with progress("comparing read models"):
+            equal = same_content(source, into, position=receipt.position)
     if as_json:
         say_json({**receipt.__dict__, "equal": equal})
     else:
@@ -145,5 +151,7 @@ def export(
     """
     from dacapo_store.exports import export_view
 
-    rows = export_view(store_at(base, at), view, out, run=run)
+    store = store_at(base, at)
+    with progress(f"writing {out.name}"):
+        rows = export_view(store, view, out, run=run)
     remark(f"{count(rows, 'row')} written to {out}")

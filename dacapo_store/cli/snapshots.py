@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dacapo_store.cli.care import BaseArgument, Json
 from dacapo_store.cli.output import count, say, say_json, size
 from dacapo_store.cli.places import base_of
+from dacapo_store.cli.progress import progress
 
 if TYPE_CHECKING:
     import typer
@@ -26,7 +27,9 @@ def snapshot(base: BaseArgument = None, *, as_json: Json = False) -> None:
     from dacapo_store.housekeeping import publish
     from projections import ANYTHING_NEW
 
-    published = publish(base_of(base), tail_limit=ANYTHING_NEW)
+    root = base_of(base)
+    with progress("making a snapshot"):
+        published = publish(root, tail_limit=ANYTHING_NEW)
     if as_json:
         document = None if published is None else {**vars(published), "path": str(published.path)}
         say_json({"published": document})

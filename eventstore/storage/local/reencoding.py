@@ -28,6 +28,7 @@ from pathlib import Path
 from eventstore import files
 from eventstore.errors import DamagedLogError, LogNotFoundError, WriteRefusedError
 from eventstore.format import END_OF_STREAM
+from eventstore.model import Progress, no_progress
 from eventstore.schema import folded_chain
 from eventstore.storage.local.directory import SegmentName, all_names, former_names, segment_names
 from eventstore.storage.local.lock import Lock
@@ -134,6 +135,7 @@ def reencode_log(
     grace_seconds: float = GRACE_SECONDS,
     frame_bytes: int = FRAME_BYTES,
     compression_level: int = COMPRESSION_LEVEL,
+    progress: Progress = no_progress,
 ) -> ReencodingReport:
     """Write rolled segments again, compactly; others may read and append all the while.
 
@@ -148,6 +150,7 @@ def reencode_log(
         frame_bytes: Commits are put into one frame until they have this many bytes before compression.
             Who wants one event reads a frame.
         compression_level: That of zstd.
+        progress: Told of the segments that were looked at.
 
     Raises:
         LogNotFoundError: There is no log.
@@ -166,7 +169,7 @@ def reencode_log(
         try:
             # What is deleted first makes room for what is written.
             work.delete_former_files(grace_seconds)
-            work.reencode()
+            work.reencode(progress)
             if not grace_seconds:
                 work.delete_former_files(grace_seconds)
         finally:
@@ -283,12 +286,13 @@ class _Work:
 
     # --- steps 1 and 2
 
-    def reencode(self) -> None:
+    def reencode(self, progress: Progress) -> None:
         """Write each rolled segment that is not compact yet again."""
         names = segment_names(self._directory)
-        for name, following in pairwise(names):
+        for done, (name, following) in enumerate(pairwise(names), 1):
             with self._outcome.reporting(name):
                 self._reencode_segment(name, following)
+            progress(done, len(names) - 1)
 
     def _reencode_segment(self, name: SegmentName, following_name: SegmentName) -> None:
         following = Segment(self._directory, following_name)

@@ -25,7 +25,7 @@ from eventstore.errors import DamagedLogError, LogNotFoundError
 from eventstore.format import Flaw
 from eventstore.index import IndexAudit, Place
 from eventstore.lost_events import EVENT_LOST, FormerChain, former_chain_of
-from eventstore.model import Finding, Verdict
+from eventstore.model import Finding, Progress, Verdict, no_progress
 from eventstore.schema import clocks, content_digests
 from eventstore.spool import left_over, parse
 from eventstore.storage.local.directory import SegmentName, segment_names
@@ -60,13 +60,16 @@ class _Walk:
         )
 
 
-def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Verdict:
+def verify_log(
+    path: str | os.PathLike[str], *, expect: str | None = None, progress: Progress = no_progress
+) -> Verdict:
     """Check the log in a folder; also one that is too damaged to open.
 
     Args:
         path: The log's folder, e.g. ``<base>/events``.
         expect: A chain value that was noted earlier, as 64 hexadecimal digits. The verdict says at
             which position the history has it: ``Verdict.expected_at``.
+        progress: Told of the segments that were read.
 
     Raises:
         LogNotFoundError: There is none.
@@ -80,6 +83,7 @@ def verify_log(path: str | os.PathLike[str], *, expect: str | None = None) -> Ve
     walk = _Walk(expected=expected)
     for place in range(len(names)):
         walk = _checked(walk, directory, names[place:])
+        progress(place + 1, len(names))
     walk.findings += map(_spool_note, left_over(directory))
     if walk.audit is not None:
         walk.findings += [Finding("note", path, None, None, text) for path, text in walk.audit.findings]
