@@ -99,14 +99,20 @@ def _write(path: Path, report: Report, *, long: bool, seed: int) -> None:
 
 def _commit() -> str | None:
     """What is tested, when it is under version control; ``+`` stands for changes since."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],  # noqa: S607 - the git that people use
-        cwd=Path(__file__).parent,
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    # The reports themselves are below docs.
+    return commit and commit + ("+" if _git("status", "--porcelain", "-uno", ".", ":!docs") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    answer = subprocess.run(  # noqa: S603 - words of our own
+        ["git", *arguments],  # noqa: S607 - the git that people use
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
     )
-    return described.stdout.strip() or None
+    return answer.stdout.strip() or None
 
 
 if __name__ == "__main__":
