@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +27,7 @@ Since = Annotated[str | None, typer.Option(help="From this position or time on."
 Until = Annotated[str | None, typer.Option(help="Before this position or time.", metavar="MOMENT")]
 
 _WAKE_SECONDS = 1.0
+_RUN_WIDTH_MIN = 12
 
 
 def add_to(app: typer.Typer) -> None:
@@ -225,15 +228,16 @@ def tail(
     Example: dacapo-store tail -f run_7 --where 'loss > 10'
     """
     store = store_at(base)
+    say_row = _say_json_line if as_json else _row_sayer(store)
     reached = store.position
     rows = store.training_rows(store.position_at(start) if start else 0, reached, run=run, where=where)
     for row in rows if start else rows[max(len(rows) - limit, 0) :]:
-        _say_row(row, as_json=as_json)
+        say_row(row)
     try:
         while follow:
             end = _position_beyond(store, reached)
             for row in store.training_rows(reached, end, run=run, where=where):
-                _say_row(row, as_json=as_json)
+                say_row(row)
             reached = end
     except KeyboardInterrupt:
         remark("")
@@ -247,10 +251,28 @@ def _position_beyond(store: Store, position: int) -> int:
     return store.position
 
 
-def _say_row(row: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(plain(row)), flush=True)
-        return
+def _say_json_line(row: dict[str, Any]) -> None:
+    print(json.dumps(plain(row)), flush=True)
+
+
+def _row_sayer(store: Store) -> Callable[[dict[str, Any]], None]:
+    """What prints a row: in columns on a terminal, with tabs in a pipe."""
+    if not sys.stdout.isatty():
+        return lambda row: print("\t".join(_cells(row)), flush=True)
+    known = store.runs().arrow().column("run").to_pylist()
+    width = max([_RUN_WIDTH_MIN, *map(len, known)])
+    line = f"{{:24}}  {{:{width}}}  {{:>9}}  {{:>11}}  {{:>9}}"
+    print(line.format("recorded", "run", "iteration", "loss", "time"))
+
+    def say_row(row: dict[str, Any]) -> None:
+        loss_is_lost = row["loss"] is not None and not math.isfinite(row["loss"])
+        typer.secho(line.format(*_cells(row)), fg="red" if loss_is_lost else None)
+        sys.stdout.flush()
+
+    return say_row
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
     loss = "" if row["loss"] is None else f"{row['loss']:.6g}"
     seconds = "" if row["time"] is None else f"{row['time']:.3g} s"
-    print(f"{local(row['recorded_at'])}\t{row['run']}\t{row['iteration']}\t{loss}\t{seconds}", flush=True)
+    return [local(row["recorded_at"]), row["run"], str(row["iteration"]), loss, seconds]

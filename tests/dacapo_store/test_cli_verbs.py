@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -197,6 +198,21 @@ def test_tail_shows_the_last_rows_that_fit(call: Call) -> None:
     _, output, _ = call("tail", "--where", "loss > 0.9", "--json")
     assert [json.loads(line)["iteration"] for line in output.splitlines()] == [0, 0, 1]
     assert call("tail", "--where", "loss >")[0] == 2
+
+
+def test_tail_shows_columns_on_a_terminal(call: Call, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a heading, and a lost loss in red."""
+    monkeypatch.setattr("dacapo_store.cli.trace.sys.stdout.isatty", lambda: True, raising=False)
+    FileStatsStore(base / "stats").store_training_stats(
+        "a_run_with_a_long_name",
+        [TrainingIterationStats(0, loss=math.nan), TrainingIterationStats(1, loss=0.5)],
+    )
+    _, output, _ = call("tail", "*long*")
+    heading, first, second = output.splitlines()
+    place = heading.index("iteration") + len("iteration")
+    assert second[:place].endswith(" 1")
+    assert heading.index("run") == second.index("a_run_with_a_long_name")
+    assert "nan" in first
 
 
 def test_tail_follows_a_training_until_it_is_interrupted(base: Path) -> None:
