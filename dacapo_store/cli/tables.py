@@ -11,7 +11,6 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,13 +48,15 @@ def show(
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([_cell(value) for value in row] for row in rows)
+        writer.writerows([cell(value) for value in row] for row in rows)
     elif sys.stdout.isatty():
-        _draw(columns, rows, title)
+        from dacapo_store.cli.drawing import draw
+
+        draw(columns, rows, title)
     else:
         print("\t".join(columns))
         for row in rows:
-            print("\t".join(_one_line(_cell(value)) for value in row))
+            print("\t".join(_one_line(cell(value)) for value in row))
 
 
 def plain(value: Any) -> Any:
@@ -79,7 +80,8 @@ def local(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S%z")
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as text for programs."""
     simple = plain(value)
     if simple is None:
         return ""
@@ -88,34 +90,6 @@ def _cell(value: Any) -> str:
 
 def _one_line(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
-
-
-def _draw(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    rows = list(rows)
-    for place, column in enumerate(columns):
-        numeric = any(isinstance(row[place], int | float) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        # Text, not markup: a name like [red] is a name.
-        drawn.add_row(*(Text(_drawn(value)) for value in row))
-    Console(highlight=False).print(drawn)
-
-
-def _drawn(value: Any) -> str:
-    match value:
-        case datetime():
-            return local(value)
-        case float():
-            return f"{value:.6g}"
-        case int() if not isinstance(value, bool):
-            return f"{value:,}"
-    return _cell(value)
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

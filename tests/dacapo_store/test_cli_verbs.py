@@ -215,6 +215,20 @@ def test_tail_shows_columns_on_a_terminal(call: Call, base: Path, monkeypatch: p
     assert "nan" in first
 
 
+def test_a_table_that_is_too_wide_stays_readable(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headings break at their underscores; where that does not help, each value has a line of its own."""
+    monkeypatch.setattr("dacapo_store.cli.tables.sys.stdout.isatty", lambda: True, raising=False)
+    shown = {}
+    for columns in (60, 112, 400):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown[columns] = re.sub("\x1b\\[[0-9;]*m", "", call("runs")[1])
+        assert max(map(len, shown[columns].splitlines())) <= columns
+    assert re.search(r"iterations +last_iteration +last_loss", shown[400])
+    for heading in ("run", "task", "iterations", "last_", "iteration", "heard"):
+        assert re.search(rf"(^| ){heading}( |$)", shown[112], re.MULTILINE), heading
+    assert re.search(r"^last_iteration +\d+$", shown[60], re.MULTILINE)
+
+
 def test_tail_follows_a_training_until_it_is_interrupted(base: Path) -> None:
     """What comes is printed as it comes, once."""
     # As on a terminal: what runs in the background may have been told to ignore interruptions.
