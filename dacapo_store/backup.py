@@ -126,6 +126,42 @@ def back_up(
     return receipt
 
 
+@dataclass(frozen=True)
+class BackupPlan:
+    """What a backup would copy.
+
+    Attributes:
+        next_position: How many events the copy would hold.
+        payloads: How many weights files it would hold.
+        payload_bytes: Their size.
+        new_payloads: How many of them are not in the target yet.
+        new_payload_bytes: Their size.
+    """
+
+    next_position: int
+    payloads: int
+    payload_bytes: int
+    new_payloads: int
+    new_payload_bytes: int
+
+
+def plan_backup(base: str | os.PathLike[str], target: str | os.PathLike[str]) -> BackupPlan:
+    """Say what ``back_up`` would copy; nothing is written.
+
+    Raises:
+        LogNotFoundError: There is no base.
+        ValueError: The target holds something else, or lies within the base.
+    """
+    root, copy = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
+    _check_target(root, copy)
+    with EventLog.open(root / "events", read_only=True) as log:
+        next_position = log.next_position
+        kept = Payloads.of_log(log, until=next_position).kept()
+    new = [payload for payload in kept if not (copy / payload.stored.path).is_file()]
+    sizes = [sum(payload.stored.bytes for payload in payloads) for payloads in (kept, new)]
+    return BackupPlan(next_position, len(kept), sizes[0], len(new), sizes[1])
+
+
 def _check_target(root: Path, copy: Path) -> None:
     if copy == root or root in copy.parents or copy in root.parents:
         raise ValueError(f"{copy} and the base {root} lie within each other: give a folder elsewhere")

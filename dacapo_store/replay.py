@@ -67,6 +67,45 @@ class ReplayReceipt:
     missing: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class ReplayPlan:
+    """What a replay would take.
+
+    Attributes:
+        position: As of which position.
+        events: How many events.
+        payloads: How many weights files they name.
+        payload_bytes: Their size.
+    """
+
+    position: int
+    events: int
+    payloads: int
+    payload_bytes: int
+
+
+def plan_replay(
+    base: str | os.PathLike[str],
+    into: str | os.PathLike[str],
+    *,
+    until: Moment | None = None,
+    types: Collection[str] | None = None,
+) -> ReplayPlan:
+    """Say what ``replay`` would take from a base; nothing is written.
+
+    Raises:
+        LogNotFoundError: There is no base to read.
+        ValueError: ``into`` holds something else, or lies within the base.
+    """
+    root, target = Path(base).expanduser().resolve(), Path(into).expanduser().resolve()
+    _check_target(root, target)
+    with EventLog.open(root / "events", read_only=True) as source:
+        position = position_of(source, until)
+        events = sum(batch.num_rows for batch in source.read_batches(until=position, types=types))
+        kept = Payloads.of(source.read(until=position, types=types)).kept()
+    return ReplayPlan(position, events, len(kept), sum(payload.stored.bytes for payload in kept))
+
+
 def replay(
     base: str | os.PathLike[str],
     into: str | os.PathLike[str],

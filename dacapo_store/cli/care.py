@@ -26,6 +26,9 @@ BaseArgument = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be done.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be done, which is so without --yes, too.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -133,6 +136,7 @@ def repair(
         ),
     ] = None,
     yes: Yes = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Mend a damaged log: keep all that can be proven good, and say exactly what is lost.
@@ -143,6 +147,7 @@ def repair(
     from dacapo_store.provenance import event_metadata
     from eventstore import plan_repair, repair_log
 
+    _check_intent(yes=yes, dry_run=dry_run)
     log_folder = log_of(base_of(base))
     source = None if copy is None else log_of(copy.expanduser().absolute())
     with progress("repairing" if yes else "looking for damage"):
@@ -156,6 +161,11 @@ def repair(
         _say_repair(plan, done=yes, with_copy=source is not None)
     if plan.needed and not yes:
         raise typer.Exit(EXIT_PROBLEM)
+
+
+def _check_intent(*, yes: bool, dry_run: bool) -> None:
+    if yes and dry_run:
+        raise ValueError("--yes does it and --dry-run does not: give one of them")
 
 
 def _say_repair(plan: RepairPlan, *, done: bool, with_copy: bool) -> None:
@@ -230,6 +240,7 @@ def gc(
         float, typer.Option(help="Leave files alone that changed in the last HOURS.", min=0)
     ] = 1.0,
     yes: Yes = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Delete files that nobody needs: what crashes left, and with --keep also weights stored again since.
@@ -238,6 +249,7 @@ def gc(
     """
     from dacapo_store.maintenance import collect_garbage, plan_gc
 
+    _check_intent(yes=yes, dry_run=dry_run)
     work = collect_garbage if yes else plan_gc
     number = _number_to_keep(keep)
     with progress("deleting" if yes else "looking for garbage"):
@@ -328,14 +340,25 @@ def backup(
         bool,
         typer.Option("--link", help="Link weights files instead of copying them, where that is possible."),
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     as_json: Json = False,
 ) -> None:
     """Copy a base while others write to it: log and weights, checked on the way.
 
     Zarr arrays are not part of it. Exit code 0: complete. 1: a weights file could not be copied.
     """
-    from dacapo_store.backup import back_up
+    from dacapo_store.backup import back_up, plan_backup
 
+    if dry_run:
+        plan = plan_backup(base, target)
+        if as_json:
+            say_json(plan)
+        else:
+            weights = f"{count(plan.payloads, 'weights file')} ({size(plan.payload_bytes)})"
+            new = f"{count(plan.new_payloads, 'file')} ({size(plan.new_payload_bytes)})"
+            say(f"{count(plan.next_position, 'event')}, {weights}; {new} not in the target yet")
+            remark("Nothing was written: this was a dry run.")
+        return
     with progress("copying weights") as report:
         receipt = back_up(base, target, link=link, progress=report)
     if as_json:

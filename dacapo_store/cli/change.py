@@ -14,7 +14,7 @@ import typer
 
 from dacapo_store.cli import EXIT_PROBLEM
 from dacapo_store.cli.look import At, BaseOption, Run
-from dacapo_store.cli.output import count, remark, say, say_json
+from dacapo_store.cli.output import count, remark, say, say_json, size
 from dacapo_store.cli.places import base_of, store_at
 from dacapo_store.cli.progress import progress
 from dacapo_store.cli.tables import Json
@@ -101,6 +101,7 @@ def replay(
     check: Annotated[
         bool, typer.Option("--check", help="Compare all read models of the two bases afterwards.")
     ] = False,
+    dry_run: DryRun = False,
     base: BaseOption = None,
     as_json: Json = False,
 ) -> None:
@@ -108,12 +109,21 @@ def replay(
 
     Example: dacapo-store replay ../branch --until 2026-03-01T00:00Z --check
     """
+    from dacapo_store.replay import plan_replay, same_content
     from dacapo_store.replay import replay as make
-    from dacapo_store.replay import same_content
 
     if payloads not in ("link", "copy", "none"):
         raise ValueError(f"--payloads is link, copy or none, not {payloads!r}")
     source = base_of(base)
+    if dry_run:
+        plan = plan_replay(source, into, until=until, types=types)
+        if as_json:
+            say_json(plan)
+        else:
+            weights = f"{count(plan.payloads, 'weights file')} ({size(plan.payload_bytes)})"
+            say(f"{count(plan.events, 'event')} and {weights}, as of position {plan.position}")
+            remark("Nothing was written: this was a dry run.")
+        return
     with progress("writing events") as report:
         how: Any = payloads
         receipt = make(source, into, until=until, types=types, payloads=how, progress=report)

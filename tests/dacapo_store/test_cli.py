@@ -110,6 +110,9 @@ def test_verify_looks_at_weights_files(base: Path, capsys: pytest.CaptureFixture
         ("verify", "base", "--expect", "abc"),
         ("verify", "base", "--position", "3"),
         ("gc", "base", "--keep", "some"),
+        ("gc", "base", "--dry-run", "--yes"),
+        ("repair", "base", "--dry-run", "--yes"),
+        ("backup", "base", "base", "--dry-run"),
         ("backup", "base", "base"),
         ("backup", "base"),
         ("nonsense",),
@@ -173,6 +176,21 @@ def test_backup_prints_position_and_chain(base: Path, capsys: pytest.CaptureFixt
     _, position, _, chain = output.splitlines()[-1].split()
     assert (code, position) == (0, "6")
     assert run(capsys, "verify", base.parent / "backup", "--expect", chain, "--position", position)[0] == 0
+
+
+def test_dry_runs_say_what_would_be_written(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers as afterwards, and no folder is made."""
+    target = base.parent / "target"
+    for verb in (("backup", base, target), ("replay", target, "--base", base)):
+        assert run(capsys, *verb, "--dry-run")[1].startswith("6 events")
+        planned = json.loads(run(capsys, *verb, "--dry-run", "--json")[1])
+        assert not target.exists()
+        done = json.loads(run(capsys, *verb, "--json")[1])
+        for name in planned.keys() & done.keys():
+            assert planned[name] == done[name], name
+        shutil.rmtree(target)
+    assert run(capsys, "gc", base, "--dry-run")[0] == 0
+    assert run(capsys, "repair", base, "--dry-run")[0] == 0
 
 
 def test_an_incomplete_backup_is_exit_code_1(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

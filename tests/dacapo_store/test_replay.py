@@ -10,7 +10,7 @@ import torch
 
 from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore, TrainingIterationStats
 from dacapo_store.base import Base
-from dacapo_store.replay import receipt_of, replay, same_content
+from dacapo_store.replay import plan_replay, receipt_of, replay, same_content
 from eventstore import DuplicateEventError, Event, EventLog, LogNotFoundError, verify_log
 
 
@@ -94,6 +94,17 @@ def test_events_are_chosen_by_type(old: Path, tmp_path: Path) -> None:
     receipt = replay(old, tmp_path / "new", types=["ConfigStored"])
     assert receipt.events == 1
     assert receipt.payloads == 0
+
+
+@pytest.mark.parametrize(("until", "types"), [(None, None), (6, None), (None, ["ConfigStored"])])
+def test_a_plan_says_what_a_replay_takes(
+    old: Path, tmp_path: Path, until: int | None, types: list[str] | None
+) -> None:
+    """Events and weights files, and nothing is written."""
+    plan = plan_replay(old, tmp_path / "new", until=until, types=types)
+    assert not (tmp_path / "new").exists()
+    receipt = replay(old, tmp_path / "new", until=until, types=types)
+    assert (plan.position, plan.events, plan.payloads) == (receipt.position, receipt.events, receipt.payloads)
 
 
 def test_a_replay_that_is_repeated_writes_nothing_twice(old: Path, tmp_path: Path) -> None:
