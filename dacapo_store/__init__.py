@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from dacapo_store.replay import ReplayReceipt
     from dacapo_store.scalar_logger import ScalarLogger
     from dacapo_store.stats_store import FileStatsStore, StatsStore
-    from dacapo_store.store import Store, open  # noqa: A004 - used as dacapo_store.open
+    from dacapo_store.store import Store, open, sql  # noqa: A004 - used as dacapo_store.open
     from dacapo_store.training_iteration_stats import TrainingIterationStats
     from dacapo_store.training_stats import TrainingStats
     from dacapo_store.validation_scores import ValidationIterationScores, ValidationScores
@@ -94,6 +94,7 @@ __all__ = [
     "create_weights_store",
     "open",
     "set_actor",
+    "sql",
 ]
 
 _NAMES_BY_MODULE = {
@@ -121,7 +122,7 @@ _NAMES_BY_MODULE = {
     "citation": ("Citation",),
     "corrections": ("Correction",),
     "replay": ("ReplayReceipt",),
-    "store": ("Store", "open"),
+    "store": ("Store", "open", "sql"),
     "stats_store": ("FileStatsStore", "StatsStore"),
     "training_iteration_stats": ("TrainingIterationStats",),
     "training_stats": ("TrainingStats",),

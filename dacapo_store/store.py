@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dacapo_store.stats_store import FileStatsStore
     from dacapo_store.weights_store import LocalWeightsStore
     from eventstore.follow import Stop
-    from projections import Answer
+    from projections import Answer, AnswerAcross
 
 QUERY_SECONDS: Final = 300.0
 """How long a query may take unless it is told otherwise."""
@@ -64,6 +64,42 @@ def open(  # noqa: A001 - as one opens a base; nobody imports it by itself
         # Looking makes nothing: a mistyped path must not become an empty base.
         Base.at(root, read_only=True)
     return Store(Base.at(root, read_only=read_only, as_of=as_of))
+
+
+def sql(
+    bases: Sequence[str | os.PathLike[str]],
+    query: str,
+    params: Any = None,
+    *,
+    as_of: datetime | str | None = None,
+    seconds: float | None = QUERY_SECONDS,
+) -> AnswerAcross:
+    """Ask several bases at once: each public view has one column more, ``base``, and the rows of all.
+
+    Args:
+        bases: Their directories, as the column ``base`` shows them.
+        query: One SELECT over the public views; their macros of the past are not there.
+        params: Values for ``?`` in order, or for ``$name`` by name.
+        as_of: Views show the state as of this time; a position would mean another time in each base.
+        seconds: How long it may take; None sets no limit.
+
+    Raises:
+        duckdb.Error: The SQL is wrong; the text points at the place.
+        projections.QueryRefusedError: It wants more than the public views.
+        projections.QueryTimeoutError: It took too long.
+        ValueError: A base is named twice, ``as_of`` is no time, or lies before a base's first event.
+    """
+    from projections import PinnedViews, select_across
+
+    if isinstance(as_of, int) or (isinstance(as_of, str) and as_of.strip().isdigit()):
+        raise ValueError(f"as_of is a time where there are several bases, not the position {as_of}")
+    logs: dict[str, PinnedViews] = {}
+    for path in bases:
+        base = Base.at(path, read_only=True)
+        if str(path) in logs:
+            raise ValueError(f"the base {path} is named twice")
+        logs[str(path)] = PinnedViews(base.views, position_of(base.log, as_of))
+    return select_across(logs, query, params, seconds=seconds)
 
 
 class Store:

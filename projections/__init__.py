@@ -5,7 +5,8 @@ log; ``publish_snapshot`` puts the older rows into a file that all processes sha
 derived and may be built again at any time.
 """
 
-from projections.answer import Answer
+from projections.across import PinnedViews, select_across
+from projections.answer import Answer, AnswerAcross, Rows
 from projections.errors import (
     CatchUpError,
     ProjectionError,
@@ -28,8 +29,10 @@ __all__ = [
     "SQL_ERRORS",
     "TAIL_LIMIT",
     "Answer",
+    "AnswerAcross",
     "CatchUpError",
     "EventSource",
+    "PinnedViews",
     "Projection",
     "ProjectionError",
     "PublishedSnapshot",
@@ -39,9 +42,11 @@ __all__ = [
     "ReadModelStoppedError",
     "ReadModels",
     "ReadModelsClosedError",
+    "Rows",
     "Step",
     "Table",
     "TailLimit",
     "View",
     "publish_snapshot",
+    "select_across",
 ]

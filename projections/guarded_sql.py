@@ -47,7 +47,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 def guarded(
-    connection: duckdb.DuckDBPyConnection, sql: str, *, views: Collection[str]
+    connection: duckdb.DuckDBPyConnection, sql: str, *, views: Collection[str], past: bool = True
 ) -> tuple[duckdb.Statement, frozenset[str]]:
     """Parse the text, and refuse it unless it is one SELECT over ``views`` and nothing else.
 
@@ -55,6 +55,7 @@ def guarded(
         connection: Parses; nothing is run on it.
         sql: The text.
         views: The names of the public views; ``<view>_at`` is each one's macro.
+        past: Whether these macros may be used.
 
     Returns:
         The statement, and the public views that it asks for.
@@ -78,7 +79,7 @@ def guarded(
             raise QueryRefusedError(
                 f"this SELECT cannot be checked ({tree['error_message']}); write it plainly"
             )
-        walk = _Walk({view.lower() for view in views})
+        walk = _Walk({view.lower() for view in views}, past=past)
         walk.node(tree["statements"], frozenset())
     except RecursionError as error:
         raise QueryRefusedError("this SELECT is nested too deeply to be checked; write it flatter") from error
@@ -88,9 +89,10 @@ def guarded(
 class _Walk:
     """One walk over a tree, which collects the views that it asks for."""
 
-    def __init__(self, views: Collection[str]) -> None:
+    def __init__(self, views: Collection[str], *, past: bool) -> None:
         self._views = views
-        self._row_functions = ROW_FUNCTIONS | {f"{view}_at" for view in views}
+        self._past = past
+        self._row_functions = ROW_FUNCTIONS | {f"{view}_at" for view in views if past}
         self.used: set[str] = set()
 
     def node(self, node: Any, names: frozenset[str]) -> None:
@@ -136,9 +138,10 @@ class _Walk:
             case "TABLE_FUNCTION":
                 path = [each.lower() for each in node["function"]["qualified_name"]["path"]]
                 if len(path) > 1 or path[0] not in self._row_functions:
+                    macros = ", and <view>_at(position) for each view" if self._past else ""
                     raise QueryRefusedError(
                         f"the table function {'.'.join(path)!r} cannot be used from here; those that can are "
-                        f"{', '.join(sorted(ROW_FUNCTIONS))}, and <view>_at(position) for each view",
+                        f"{', '.join(sorted(ROW_FUNCTIONS))}{macros}",
                         function=".".join(path),
                     )
             case "SHOW_REF" if node.get("query") is None and node.get("table_name") != '"tables"':

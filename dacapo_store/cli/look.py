@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dacapo_store.cli.output import remark, say, size
-from dacapo_store.cli.places import store_at
+from dacapo_store.cli.places import base_of, store_at
 from dacapo_store.cli.tables import ArrowFile, Csv, Json, plain, show
 
 if TYPE_CHECKING:
-    from dacapo_store.store import Store
+    from projections import Rows
 
 BaseOption = Annotated[
     Path | None,
@@ -193,7 +195,7 @@ def scores(
     show(table, as_json=as_json, as_csv=as_csv, arrow=arrow)
 
 
-def sql(
+def sql(  # noqa: PLR0913 - a command has as many options as it has
     query: Annotated[
         str | None, typer.Argument(help="One SELECT; '-' reads it from stdin; none: a prompt.")
     ] = None,
@@ -202,6 +204,14 @@ def sql(
         list[str] | None, typer.Option("--parameter", "-p", help="A value for $NAME.", metavar="NAME=VALUE")
     ] = None,
     base: BaseOption = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            help="Another base; may be repeated. Views then have a column more: base.",
+            metavar="BASE",
+        ),
+    ] = None,
     at: At = None,
     seconds: Annotated[float, typer.Option(help="How long it may take.", min=0)] = 300.0,
     as_json: Json = False,
@@ -212,14 +222,22 @@ def sql(
 
     Example: dacapo-store sql 'SELECT run, min(loss) FROM training_stats GROUP BY run'
     """
-    store = store_at(base, at)
+    if others:
+        ask = _across([base_of(base), *others], at, seconds)
+    else:
+        ask = partial(store_at(base, at).sql, seconds=seconds)
     if query is None and sys.stdin.isatty():
-        _converse(store, seconds)
+        _converse(ask)
         return
     text = sys.stdin.read() if query in (None, "-") else str(query)
     values = dict(_named_value(each) for each in parameter or ())
-    table = store.sql(text, values or None, seconds=seconds).arrow()
-    show(table, as_json=as_json, as_csv=as_csv, arrow=arrow)
+    show(ask(text, values or None).arrow(), as_json=as_json, as_csv=as_csv, arrow=arrow)
+
+
+def _across(bases: list[Path], at: str | None, seconds: float) -> Callable[..., Rows]:
+    from dacapo_store.store import sql as ask
+
+    return partial(ask, bases, as_of=at, seconds=seconds)
 
 
 def _named_value(text: str) -> tuple[str, Any]:
@@ -232,7 +250,7 @@ def _named_value(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _converse(store: Store, seconds: float) -> None:
+def _converse(ask: Callable[..., Rows]) -> None:
     """Questions and answers until the end of input; a question ends with a semicolon."""
     import contextlib
 
@@ -255,7 +273,7 @@ def _converse(store: Store, seconds: float) -> None:
         elif lines[-1].rstrip().endswith(";"):
             text, lines = "\n".join(lines), []
             try:
-                show(store.sql(text, seconds=seconds).arrow())
+                show(ask(text).arrow())
             except Exception as error:  # noqa: BLE001 - told, and the next question asked
                 remark(str(error))
 
