@@ -82,7 +82,9 @@ _REACHED_BY: Final = {
 """The operations that come to failpoints of such files; the others come to any."""
 
 _RECOVERY: Final = tuple(
-    point for point in FAILPOINTS if point.endswith(("quarantine", "cut segment", "sync_file segment"))
+    point
+    for point in FAILPOINTS
+    if point.endswith(("quarantine", "quarantine folder", "cut segment", "sync_file segment"))
 )
 
 
