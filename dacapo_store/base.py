@@ -13,7 +13,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from eventstore import (
     ExpectedVersionError,
     ReadOnlyLogError,
     RecordedEvent,
+    SharedMetadata,
     StreamAppend,
 )
 from eventstore.model import ANY, NO_STREAM, ExpectedVersion
@@ -221,7 +221,8 @@ class Base:
         told = (os.getpid(), trains)
         if trains is not None and told not in self._told and recorded:
             process = process_record(os.getpid())
-            recorded[0] = replace(recorded[0], metadata={**recorded[0].metadata, "process": process})
+            metadata = {**recorded[0].metadata, "process": process}
+            recorded[0] = msgspec.structs.replace(recorded[0], metadata=metadata)
         commit = self.append_to_streams([StreamAppend(stream, recorded, expected)], durability=durability)
         self._told.add(told)
         return commit
@@ -235,7 +236,7 @@ class Base:
             [
                 StreamAppend(
                     part.stream,
-                    [replace(event, metadata={**metadata, **event.metadata}) for event in part.events],
+                    [_told(event, metadata) for event in part.events],
                     part.expected,
                 )
                 for part in appends
@@ -331,6 +332,12 @@ def _check_text(parameter: Any) -> None:
 
 def _at(path: Path, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arguments by place
     return Base.at(path, read_only=read_only)
+
+
+def _told(event: Event, metadata: SharedMetadata) -> Event:
+    """The event with who and where; what it says itself comes first."""
+    told = {**metadata, **event.metadata} if event.metadata else metadata
+    return msgspec.structs.replace(event, metadata=told)
 
 
 def _as_events(events: Sequence[Event | msgspec.Struct]) -> list[Event]:

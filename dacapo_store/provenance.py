@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from eventstore import SharedMetadata
+
 _actor: ContextVar[str | None] = ContextVar("dacapo_store_actor", default=None)
 
 
@@ -23,14 +25,24 @@ def set_actor(name: str | None) -> None:
     _actor.set(name)
 
 
-def event_metadata() -> dict[str, Any]:
+def event_metadata() -> SharedMetadata:
     """Actor, user, host, pid, program and git commit of the writer, as far as they can be told."""
-    return {"actor": actor(), **_process_metadata(os.getpid())}
+    return _metadata(_named_actor(), os.getpid())
+
+
+@functools.lru_cache(maxsize=16)
+def _metadata(named_actor: str | None, pid: int) -> SharedMetadata:
+    """Every event has it, so it is put together once for each actor."""
+    return SharedMetadata({"actor": named_actor or _user(), **_process_metadata(pid)})
 
 
 def actor() -> str:
     """In whose name this context writes."""
-    return _actor.get() or os.environ.get("DACAPO_STORE_ACTOR") or _user()
+    return _named_actor() or _user()
+
+
+def _named_actor() -> str | None:
+    return _actor.get() or os.environ.get("DACAPO_STORE_ACTOR")
 
 
 @functools.lru_cache(maxsize=1)

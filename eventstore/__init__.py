@@ -3,6 +3,7 @@
 Nothing here knows of experiments, DuckDB or torch. Start with ``EventLog.open``.
 """
 
+from eventstore.encoding import SharedMetadata
 from eventstore.errors import (
     DamagedLogError,
     DuplicateEventError,
@@ -68,6 +69,7 @@ __all__ = [
     "ReencodingReport",
     "RepairPlan",
     "SchemaVersionError",
+    "SharedMetadata",
     "StorageError",
     "StreamAppend",
     "UnknownEventTypeError",

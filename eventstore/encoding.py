@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -21,7 +21,7 @@ from eventstore import format as log_format
 from eventstore import tagged_json
 from eventstore.errors import InvalidEventError
 from eventstore.format import Numbers
-from eventstore.identifiers import uuid7
+from eventstore.identifiers import new_ids
 from eventstore.model import Event
 
 NAME_BYTES_MAX: Final = 4096
@@ -34,7 +34,6 @@ _NO_METADATA: Final = b"{}"
 class EncodedEvent(msgspec.Struct, frozen=True):
     """An event ready for the log, short of its position and stream version. Texts are UTF-8."""
 
-    event_id: UUID
     id_bytes: bytes
     recorded_at: int
     stream: str
@@ -48,6 +47,32 @@ class EncodedEvent(msgspec.Struct, frozen=True):
     content_digest: bytes
 
 
+class SharedMetadata(Mapping[str, Any]):
+    """Metadata that many events have in common; made into text once, and never changed.
+
+    Raises:
+        InvalidEventError: As an append of an event with this metadata would.
+    """
+
+    __slots__ = ("_items", "text")
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = dict(items)
+        self.text: Final = tagged_json.encode_utf8(self._items)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+_METADATA: Final = frozenset({dict, SharedMetadata})
+
+
 def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
     """Check events of one stream and bring them into their stored form.
 
@@ -55,26 +80,35 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
         InvalidEventError: An event or the stream's name cannot be stored; the text says why.
     """
     encoded: list[EncodedEvent] = []
+    stream_name = _name("a stream's name", stream) if events else b""
+    type_name, named = b"", object()
+    now = time.time_ns() // 1000
     shared: Mapping[str, Any] | None = None
     metadata = _NO_METADATA
-    for event in events:
+    for event, new_id in zip(events, new_ids(len(events)), strict=True):
         if not isinstance(event, Event):
             raise InvalidEventError(f"an append takes a sequence of Event, and {event!r} is none")
-        stream_name = _name("a stream's name", stream)
-        type_name = _name("an event's type", event.type)
+        if event.type is not named:
+            type_name, named = _name("an event's type", event.type), event.type
         schema_version, event_id, moment = event.schema_version, event.event_id, event.recorded_at
-        _check_facts(event)
+        if not (
+            # What nearly all events are like, in one look.
+            event_id is None
+            and moment is None
+            and type(schema_version) is int
+            and 0 <= schema_version <= SCHEMA_VERSION_MAX
+            and type(event.metadata) in _METADATA
+        ):
+            _check_facts(event)
         data = tagged_json.encode_utf8(event.data)
         # The events of a commit often share one object.
         if event.metadata is not shared:
             shared = event.metadata
-            metadata = tagged_json.encode_utf8(dict(shared)) if shared else _NO_METADATA
+            metadata = _metadata_text(shared)
         index = None if event.index is None else _bulk_column("index", event, event.index)
         values = None if event.values is None else _bulk_column("values", event, event.values)
-        if event_id is None:
-            event_id = uuid7()
-        id_bytes = event_id.bytes
-        recorded_at = time.time_ns() // 1000 if moment is None else (moment - _EPOCH) // _MICROSECOND
+        id_bytes = new_id if event_id is None else event_id.bytes
+        recorded_at = now if moment is None else (moment - _EPOCH) // _MICROSECOND
         digest = log_format.content_digest(
             event_id=id_bytes,
             recorded_at=recorded_at,
@@ -88,7 +122,6 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
         )
         encoded.append(
             EncodedEvent(
-                event_id,
                 id_bytes,
                 recorded_at,
                 stream,
@@ -103,6 +136,12 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
             )
         )
     return encoded
+
+
+def _metadata_text(metadata: Mapping[str, Any]) -> bytes:
+    if type(metadata) is SharedMetadata:
+        return metadata.text
+    return tagged_json.encode_utf8(dict(metadata)) if metadata else _NO_METADATA
 
 
 def _name(what: str, text: str) -> bytes:
@@ -125,10 +164,6 @@ def _checked_name(what: str, text: str) -> bytes:
 
 def _check_facts(event: Event) -> None:
     version = event.schema_version
-    # What nearly all events are like, in one look.
-    if type(version) is int and 0 <= version <= SCHEMA_VERSION_MAX and type(event.metadata) is dict:  # noqa: SIM102
-        if event.event_id is None and event.recorded_at is None:
-            return
     if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= SCHEMA_VERSION_MAX:
         raise InvalidEventError(
             f"schema_version of a {event.type} is 0 to {SCHEMA_VERSION_MAX}, not {version!r}"

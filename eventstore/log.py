@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import weakref
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 from uuid import UUID
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +38,7 @@ from eventstore.errors import (
 )
 from eventstore.follow import Stop, follow
 from eventstore.format import Numbers
+from eventstore.index import Run
 from eventstore.log_state import LogState
 from eventstore.message import BatchMessage
 from eventstore.model import (
@@ -55,6 +57,7 @@ from eventstore.storage.protocol import Storage, StoredBatch
 
 Durability = Literal["commit", "os"]
 
+_ALONE_SECONDS = 0.001
 _NEAR_POSITIONS = 64
 _JOINED_COMMITS = 1024
 _JOINED_BYTES = 1 << 20
@@ -81,6 +84,7 @@ class EventLog:
         self._storage: Storage | None = storage
         self._schema = envelope_schema(storage.log_id)
         self._inherited = False
+        self._alone_until = 0.0
         self._state = LogState(self._adapter)
         try:
             self._state.begin()
@@ -185,15 +189,15 @@ class EventLog:
             chosen_ids += [event.event_id for event in part.events if event.event_id is not None]
         self._check_parts(appends, encoded)
         message = BatchMessage(encoded)
-        self._read_ahead([part.stream for part in appends], chosen_ids)
+        self._read_ahead(appends, chosen_ids)
         commit = None
         while commit is None:
             with self._state.lock, self._adapter().turn():
-                self._state.catch_up()
+                self._look_again()
                 commit = known = self._known_commit(encoded, chosen_ids) if chosen_ids else None
                 if commit is None:
                     self._check_expectations(appends)
-                    commit = self._put(encoded, message)
+                    commit = self._put(appends, encoded, message)
         if durability == "commit":
             if known is not None:
                 # This repetition may be there because the first one's sync failed: that is made up for.
@@ -252,46 +256,61 @@ class EventLog:
                     actual=actual,
                 )
 
-    def _read_ahead(self, streams: Sequence[str], ids: Sequence[UUID]) -> None:
-        """Read what will be needed before the lock is taken, so that under it little is left to read."""
+    def _read_ahead(self, appends: Sequence[StreamAppend], ids: Sequence[UUID]) -> None:
+        """Read what will be needed before the lock is taken, so that under it little is left to read.
+
+        Who has just looked under the lock and met nobody need not look twice: in so short a time others
+        cannot have written much.
+        """
+        if time.monotonic() < self._alone_until and not ids:
+            return
         with self._state.lock:
-            if ids or self._adapter().has_news(self._next_position):
-                self._state.catch_up()
-            for stream in streams:
-                self._state.stream_version(stream)
+            self._state.catch_up()
+            for part in appends:
+                self._state.stream_version(part.stream)
             for event_id in ids:
                 self._state.id_position(event_id.bytes)
 
-    def _put(self, encoded: Sequence[EncodedEvent], message: BatchMessage) -> Commit | None:
-        first_position, chain = self._next_position, self._state.chain
+    def _look_again(self) -> None:
+        """Read what came before the lock was taken; the caller decides on what is there then."""
+        met_others = self._state.catch_up()
+        self._alone_until = 0.0 if met_others else time.monotonic() + _ALONE_SECONDS
+
+    def _put(
+        self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent], message: BatchMessage
+    ) -> Commit | None:
+        first_position, chain = self._state.next_position, self._state.chain
+        runs: list[Run] = []
         versions: list[int] = []
         last_versions: dict[str, int] = {}
-        for position, event in enumerate(encoded, first_position):
-            stream = event.stream
-            last = last_versions.get(stream)
-            if last is None:
+        for part in appends:
+            stream, count = part.stream, len(part.events)
+            if count:
                 last = self._state.stream_version(stream)
-            version = 0 if last is None else last + 1
-            last_versions[stream] = version
-            versions.append(version)
+                version = 0 if last is None else last + 1
+                runs.append((stream, version, count))
+                versions += range(version, version + count)
+                last_versions[stream] = version + count - 1
+        for position, (event, version) in enumerate(zip(encoded, versions, strict=True), first_position):
             chain = log_format.next_chain(
                 chain, position=position, stream_version=version, content=event.content_digest
             )
-        data = message.at(first_position, versions)
         count = len(encoded)
-        place = self._adapter().put(data, first_position=first_position, event_count=count, chain=chain)
+        place = self._adapter().put(
+            message.at(first_position, versions),
+            first_position=first_position,
+            event_count=count,
+            chain=chain,
+        )
         if place is None:
             return None
-        self._state.add(
-            streams=[event.stream for event in encoded],
-            versions=versions,
-            ids=[event.id_bytes for event in encoded],
-            clock=max([event.recorded_at for event in encoded]),
-            chain=chain,
-            place=place,
-        )
-        ids = tuple([event.event_id for event in encoded])
-        return Commit(first_position, self._next_position, last_versions, ids)
+        if count == 1:
+            ids, clock = encoded[0].id_bytes, encoded[0].recorded_at
+        else:
+            ids = b"".join([event.id_bytes for event in encoded])
+            clock = max([event.recorded_at for event in encoded])
+        self._state.add(runs, ids=ids, clock=clock, chain=chain, place=place)
+        return Commit(first_position, first_position + count, last_versions, ids)
 
     def _known_commit(self, encoded: Sequence[EncodedEvent], chosen_ids: Sequence[UUID]) -> Commit | None:
         """The commit that these very events made earlier, or None when none of their ids is known."""
@@ -310,7 +329,8 @@ class EventLog:
             )
         versions = {event.stream: event.stream_version for event in events}
         first = stored.first_position
-        return Commit(first, first + len(events), versions, tuple(e.event_id for e in events))
+        ids = b"".join([event.event_id.bytes for event in events])
+        return Commit(first, first + len(events), versions, ids)
 
     # --- reading
 
@@ -469,8 +489,11 @@ class EventLog:
             return
         reached = start
         for stored in self._state.stored(start, stop):
-            yield replace(stored, batch=_part(stored, start, stop))
             reached = stored.next_position
+            if stored.first_position >= start and reached <= stop:
+                yield stored
+            else:
+                yield msgspec.structs.replace(stored, batch=_part(stored, start, stop))
             if reached < stop:
                 self._adapter()  # closed meanwhile: say so; forked meanwhile: open anew
         if reached < stop:
@@ -586,7 +609,7 @@ def _one_batch(parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
 def _same_event(recorded: RecordedEvent, event: EncodedEvent) -> bool:
     """Equal in everything that the caller gave; the clock and the metadata may differ."""
     return (
-        recorded.event_id == event.event_id
+        recorded.event_id.bytes == event.id_bytes
         and recorded.stream == event.stream
         and recorded.type.encode() == event.type_name
         and recorded.schema_version == event.schema_version

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError
-from eventstore.index import DamagedIndexError, HistoryIndex, Place
+from eventstore.index import DamagedIndexError, HistoryIndex, Place, Run
+from eventstore.schema import column_of
 from eventstore.storage.protocol import Storage, StoredBatch
 
 _GROUP_COMMITS = 256
@@ -45,46 +46,43 @@ class LogState:
     @property
     def next_position(self) -> int:
         """How far the log was read."""
-        return self._index.next.position
+        return self._index.tail.next_position
 
     @property
     def chain(self) -> bytes:
         """The chain's value there."""
-        return self._index.next.chain
+        return self._index.tail.chain
 
     def begin(self) -> None:
         """Take the index as it is on the disk; what comes behind it is read by ``catch_up``."""
         self._index.load(self._adapter().resume)
 
-    def catch_up(self) -> None:
-        """Read what was committed since, by whatever process."""
+    def catch_up(self) -> bool:
+        """Read what was committed since, by whatever process. True if there was anything."""
         with self.lock:
-            while not self._fold_new():
-                pass
+            index, storage = self._index, self._adapter()
+            start = index.tail.next_position
+            while storage.has_news(index.tail.next_position):
+                if self._fold_new():
+                    break
+            return index.tail.next_position != start
 
     def stored(self, start: int, stop: int | None) -> Iterator[StoredBatch]:
         """The batches that hold these positions; see ``Storage.read``."""
         near = self._ask(HistoryIndex.near, start)
         return self._adapter().read(start, stop, near=near)
 
-    def add(
-        self,
-        *,
-        streams: Sequence[str],
-        versions: Sequence[int],
-        ids: Sequence[bytes],
-        clock: int,
-        chain: bytes,
-        place: Place,
-    ) -> None:
+    def add(self, runs: Iterable[Run], *, ids: bytes, clock: int, chain: bytes, place: Place) -> None:
         """Take note of a commit that was put behind the last one; see ``Tail.add``."""
-        self._index.add(streams=streams, versions=versions, ids=ids, clock=clock, chain=chain, place=place)
+        self._index.tail.add(runs, ids=ids, clock=clock, chain=chain, place=place)
 
     # --- questions
 
     def stream_version(self, stream: str) -> int | None:
         """The version of a stream's last event, or None."""
-        return self._ask(HistoryIndex.stream_version, stream)
+        with self.lock:
+            version = self._index.tail.last_version(stream)
+        return self._ask(HistoryIndex.stream_version, stream) if version is None else version
 
     def stream_positions(self, stream: str, from_version: int) -> Sequence[int]:
         """The positions of a stream's events, from a stream version on."""
@@ -130,7 +128,7 @@ class LogState:
         """Take note of commits, together: Arrow takes as long for one row as for a hundred."""
         batches = [stored.batch for stored in group]
         streams, versions, ids, clocks = (
-            pa.chunked_array([batch.column(name) for batch in batches])
+            pa.chunked_array([column_of(batch, name) for batch in batches])
             for name in ("stream", "stream_version", "event_id", "recorded_at")
         )
         columns = (column.to_pylist() for column in (streams, versions, ids, clocks.cast(pa.int64())))
@@ -148,10 +146,9 @@ class LogState:
         for stored in group:
             self._check_follows(stored)
             stop = start + stored.batch.num_rows
-            self.add(
-                streams=streams[start:stop],
-                versions=versions[start:stop],
-                ids=ids[start:stop],
+            self._index.tail.add(
+                zip(streams[start:stop], versions[start:stop], itertools.repeat(1), strict=False),
+                ids=b"".join(ids[start:stop]),
                 clock=max(times[start:stop]),
                 chain=stored.chain,
                 place=stored.place,

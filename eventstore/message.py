@@ -70,8 +70,8 @@ def _of_one(event: EncodedEvent) -> _Parts:
     shape = _shape(
         1,
         sizes,
-        (index_nulls, index.count, index.null_count),
-        (values_nulls, values.count, values.null_count),
+        (index_nulls, index.count, index.null_count if index.validity else 0),
+        (values_nulls, values.count, values.null_count if values.validity else 0),
     )
     behind = (
         *(0, sizes[1], kind, event.schema_version, 0, sizes[2], data, 0, sizes[3], metadata),
@@ -82,7 +82,7 @@ def _of_one(event: EncodedEvent) -> _Parts:
 
 
 def _of_many(events: Sequence[EncodedEvent]) -> _Parts:
-    _, ids, times, _, streams, types, schema_versions, data, metadata, index, values, _ = zip(
+    ids, times, _, streams, types, schema_versions, data, metadata, index, values, _ = zip(
         *map(msgspec.structs.astuple, events), strict=True
     )
     stream_offsets, type_offsets = _offsets("names of streams", streams), _offsets("types", types)

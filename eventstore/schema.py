@@ -115,18 +115,18 @@ def decoded_batch(message: bytes | memoryview, schema: pa.Schema, *, event_count
 
 def clocks(batch: pa.RecordBatch) -> list[int]:
     """The events' clocks, in microseconds since 1970, UTC."""
-    times: list[int] = _column(batch, "recorded_at").view(pa.int64()).to_pylist()
+    times: list[int] = column_of(batch, "recorded_at").view(pa.int64()).to_pylist()
     return times
 
 
 def content_digests(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes]]:
     """For each event of a batch: its position, its stream version and its content digest."""
     columns = (
-        *(_column(batch, name).to_pylist() for name in ("position", "stream_version", "event_id")),
+        *(column_of(batch, name).to_pylist() for name in ("position", "stream_version", "event_id")),
         clocks(batch),
-        _column(batch, "schema_version").to_pylist(),
-        *(_column(batch, name).to_pylist() for name in ("stream", "type", "data", "metadata")),
-        *(_numbers(_column(batch, name)) for name in ("index", "values")),
+        column_of(batch, "schema_version").to_pylist(),
+        *(column_of(batch, name).to_pylist() for name in ("stream", "type", "data", "metadata")),
+        *(_numbers(column_of(batch, name)) for name in ("index", "values")),
     )
     for (
         position,
@@ -165,8 +165,8 @@ def folded_chain(chain: bytes, batch: pa.RecordBatch) -> bytes:
 def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
     """The events of a batch, in order."""
     names = ("position", "event_id", "stream", "stream_version", "type", "schema_version", "data", "metadata")
-    columns = [_column(batch, name).to_pylist() for name in names]
-    lists = [_items(_column(batch, name)) for name in ("index", "values")]
+    columns = [column_of(batch, name).to_pylist() for name in names]
+    lists = [_items(column_of(batch, name)) for name in ("index", "values")]
     for (
         (position, event_id, stream, version, kind, schema_version, data, metadata),
         clock,
@@ -188,8 +188,8 @@ def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
         )
 
 
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    # By its place: looking a name up costs Arrow more than reading a column of one row.
+def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column of the envelope, by its place: looking a name up costs Arrow more than reading one row."""
     return batch.column(_PLACES[name])
 
 

@@ -98,7 +98,7 @@ def encode(value: Any) -> str:
 def encode_utf8(value: Any) -> bytes:
     """As ``encode``; gives the text's UTF-8 bytes, which is what is stored."""
     try:
-        return _encode_json(_tag(value, None, 0))
+        return _encode_json(_tag_mapping(value, None, 0) if type(value) is dict else _tag(value, None, 0))
     except RecursionError:
         # The caller's own stack may be nearly used up, however flat the value is.
         message = "the value cannot be encoded: Python's recursion limit was reached; call from higher up"
@@ -155,7 +155,8 @@ def _tag_items(items: Collection[Any], place: _Place, depth: int) -> list[Any]:
 
 
 def _tag_mapping(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[str, Any]:
-    _check_depth(place, depth)
+    if depth >= DEPTH_MAX:
+        _check_depth(place, depth)
     tagged: dict[str, Any] = {}
     for key, value in mapping.items():
         # An exact str: a subclass may compare as it likes, so it takes the careful way.

@@ -152,7 +152,7 @@ def repair(
     source = None if copy is None else log_of(copy.expanduser().absolute())
     with progress("repairing" if yes else "looking for damage"):
         if yes:
-            plan = repair_log(log_folder, copy=source, metadata=event_metadata())
+            plan = repair_log(log_folder, copy=source, metadata=dict(event_metadata()))
         else:
             plan = plan_repair(log_folder, copy=source)
     if as_json:

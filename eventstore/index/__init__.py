@@ -5,6 +5,7 @@ from eventstore.index.folder import forget_index
 from eventstore.index.history import HistoryIndex
 from eventstore.index.index_file import DamagedIndexError
 from eventstore.index.marks import CLOCK_MIN, Landmark, Mark, Place
+from eventstore.index.tail import Run
 
 __all__ = [
     "CLOCK_MIN",
@@ -14,5 +15,6 @@ __all__ = [
     "Landmark",
     "Mark",
     "Place",
+    "Run",
     "forget_index",
 ]

@@ -48,19 +48,17 @@ class IndexAudit:
 
         One that was given already, from a file that turned out damaged behind it, is passed over.
         """
-        if position < self._tail.next.position:
+        if position < self._tail.next_position:
             return
         if self._path is None:
             self._begin_file()
         if self._path is None:
             return
-        expected = self._landmarks.pop(self._tail.next.position, place)
+        expected = self._landmarks.pop(self._tail.next_position, place)
         if expected[:2] == place[:2] and expected != place:
             self._find("it points to other bytes than those of the frame")
-        self._tail.add(
-            streams=[stream], versions=[version], ids=[event_id], clock=clock, chain=chain, place=place
-        )
-        if self._tail.next.position == self._next_position:
+        self._tail.add([(stream, version, 1)], ids=event_id, clock=clock, chain=chain, place=place)
+        if self._tail.next_position == self._next_position:
             if self._content is not None and _facts(self._content) != _facts(self._tail.content()):
                 self._find("it says other things than the log")
             self._path, self._tail = None, Tail(self._tail.next)

@@ -30,7 +30,7 @@ from eventstore.index.index_file import (
     merged,
     stream_key,
 )
-from eventstore.index.marks import CLOCK_MIN, Landmark, Mark, Place
+from eventstore.index.marks import CLOCK_MIN, Landmark, Mark
 from eventstore.index.tail import Tail
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,9 @@ class HistoryIndex:
         log_id: The log's id.
         first_chain: The chain's value in front of the first event.
         read_only: Write nothing.
+
+    Attributes:
+        tail: The events behind the index files. What is appended is added there.
     """
 
     def __init__(self, folder: Path | None, *, log_id: bytes, first_chain: bytes, read_only: bool) -> None:
@@ -72,19 +75,14 @@ class HistoryIndex:
         self._cache = BlockCache()
         self._versions: dict[str, int | None] = {}
         self._index_files: list[IndexFile] = []
-        self._tail = Tail(self._beginning)
+        self.tail = Tail(self._beginning)
         self._written_at = FILE_EVENTS_MIN
-
-    @property
-    def next(self) -> Mark:
-        """What is true behind the last event."""
-        return self._tail.next
 
     # --- look-ups; each may raise DamagedIndexError
 
     def stream_version(self, stream: str) -> int | None:
         """The version of a stream's last event, or None."""
-        version = self._tail.last_version(stream)
+        version = self.tail.last_version(stream)
         if version is not None:
             return version
         if stream not in self._versions:
@@ -96,8 +94,8 @@ class HistoryIndex:
 
     def stream_positions(self, stream: str, from_version: int) -> array[int]:
         """The positions of a stream's events, from a stream version on."""
-        found = [self._tail.positions(stream, from_version)]
-        first_version = self._tail.first_version(stream)
+        found = [self.tail.positions(stream, from_version)]
+        first_version = self.tail.first_version(stream)
         if first_version is None or first_version > from_version:
             for file, part in self._parts(stream):
                 found.append(file.positions(part, from_version))
@@ -110,7 +108,7 @@ class HistoryIndex:
 
     def id_position(self, event_id: bytes) -> int | None:
         """The position of the event with this id, 16 bytes, or None."""
-        position = self._tail.id_position(event_id)
+        position = self.tail.id_position(event_id)
         if position is not None:
             return position
         found = (file.id_position(event_id) for file in reversed(self._index_files))
@@ -118,7 +116,7 @@ class HistoryIndex:
 
     def near(self, position: int) -> Landmark | None:
         """A frame at or in front of a position that a reader can begin with, or None."""
-        landmark = self._tail.landmark(position)
+        landmark = self.tail.landmark(position)
         place = bisect_right(self._index_files, position, key=lambda file: file.first.position)
         while landmark is None and place:
             place -= 1
@@ -127,11 +125,11 @@ class HistoryIndex:
 
     def around(self, clock: int) -> tuple[int, int] | None:
         """Positions between which the running maximum of the clocks first exceeds ``clock``, or None."""
-        if clock >= self.next.clock:
+        if clock >= self.tail.clock:
             return None
         place = bisect_right(self._index_files, clock, key=lambda file: file.next.clock)
         return (
-            self._tail.around(clock)
+            self.tail.around(clock)
             if place == len(self._index_files)
             else self._index_files[place].around(clock)
         )
@@ -150,28 +148,20 @@ class HistoryIndex:
 
     # --- growing
 
-    def add(
-        self,
-        *,
-        streams: Sequence[str],
-        versions: Sequence[int],
-        ids: Sequence[bytes],
-        clock: int,
-        chain: bytes,
-        place: Place,
-    ) -> None:
-        """Take note of a frame of events behind the last one; see ``Tail.add``."""
-        self._tail.add(streams=streams, versions=versions, ids=ids, clock=clock, chain=chain, place=place)
-
     @property
     def wants_writing(self) -> bool:
         """True when the tail should become a file soon."""
-        return len(self._tail) >= self._written_at and self._folder is not None and not self._read_only
+        tail = self.tail
+        return (
+            tail.next_position - tail.first.position >= self._written_at
+            and self._folder is not None
+            and not self._read_only
+        )
 
     @property
     def needs_writing(self) -> bool:
         """True when the tail should become a file now, whoever waits."""
-        return len(self._tail) >= max(_TAIL_EVENTS_MAX, self._written_at) and self.wants_writing
+        return len(self.tail) >= max(_TAIL_EVENTS_MAX, self._written_at) and self.wants_writing
 
     def write(self, vouch: Vouch, state: AbstractContextManager[object], *, durable_position: int) -> None:
         """Make the tail a file, and fewer index files of many. What the disk refuses is tried again later.
@@ -186,13 +176,13 @@ class HistoryIndex:
         try:
             with self._folder.turn() as mine:
                 if not mine:
-                    self._written_at = len(self._tail) + FILE_EVENTS_MIN // 8
+                    self._written_at = len(self.tail) + FILE_EVENTS_MIN // 8
                     return
                 with state:
                     self._folder.remove_unfinished()
                     self.refresh(vouch)
                     self._put_back()
-                    if len(self._tail) >= FILE_EVENTS_MIN:
+                    if len(self.tail) >= FILE_EVENTS_MIN:
                         self._write_tail()
                     self._written_at = FILE_EVENTS_MIN
                 while group := _to_merge(self._index_files, durable_position):
@@ -204,13 +194,13 @@ class HistoryIndex:
                 self.drop(damaged, vouch)
         except OSError as error:
             _say_once(self._folder.path, f"no index can be written ({error}): opening this log takes longer")
-            self._written_at = 2 * max(len(self._tail), FILE_EVENTS_MIN)
+            self._written_at = 2 * max(len(self.tail), FILE_EVENTS_MIN)
 
     def _write_tail(self) -> None:
-        content = self._tail.content()
+        content = self.tail.content()
         name = self._publish(encode(self._log_id, content), content.first, content.next, synced=False)
         self._index_files.append(self._opened(name))
-        self._tail = Tail(content.next)
+        self.tail = Tail(content.next)
         self._versions.clear()
 
     def _put_back(self) -> None:
@@ -264,14 +254,14 @@ class HistoryIndex:
                 break
             self._leave_out(taken[-1].path, _OTHER_HISTORY)
         self._index_files = taken
-        self._tail = Tail(taken[-1].next if taken else self._beginning)
+        self.tail = Tail(taken[-1].next if taken else self._beginning)
         self._written_at = FILE_EVENTS_MIN
 
     def refresh(self, vouch: Vouch) -> bool:
         """Take the files that there are by now, if they reach as far. True if beyond the tail."""
         if self._folder is None:
             return False
-        held, end = self._index_files, self._tail.first
+        held, end = self._index_files, self.tail.first
         while True:
             taken = self._take(held)
             reached = taken[-1].next if taken else self._beginning
@@ -284,10 +274,10 @@ class HistoryIndex:
         _close(set(held) - set(taken))
         self._index_files = taken
         self._versions.clear()
-        if reached.position > self._tail.next.position:
-            self._tail = Tail(reached)
+        if reached.position > self.tail.next_position:
+            self.tail = Tail(reached)
             return True
-        self._tail.begin_at(reached)
+        self.tail.begin_at(reached)
         return False
 
     def drop(self, damaged: DamagedIndexError, vouch: Vouch) -> None:
@@ -298,7 +288,7 @@ class HistoryIndex:
     def close(self) -> None:
         """Let go of all files."""
         _close(self._index_files)
-        self._index_files, self._tail = [], Tail(self._beginning)
+        self._index_files, self.tail = [], Tail(self._beginning)
         self._versions.clear()
 
     def after_fork(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from eventstore.index.index_file import ID_BYTES, Content, StreamEvents, stream_key
 from eventstore.index.marks import Landmark, Mark, Place
@@ -13,17 +13,23 @@ _LANDMARK_BYTES = 8192
 """Landmarks are this far apart in a segment, or farther where a frame is longer."""
 
 
+Run = tuple[str, int, int]
+"""Events of one stream that follow each other in the log: stream, version of the first, how many."""
+
+
 class Tail:
     """The events from a mark on.
 
     Attributes:
         first: What is true in front of them.
-        next: What is true behind them.
+        next_position: The position behind them.
+        chain: The chain's value there.
+        clock: The running maximum of the clocks up to there.
     """
 
     def __init__(self, first: Mark) -> None:
         self.first = first
-        self.next = first
+        self._end_at(first)
         self._streams: dict[str, StreamEvents] = {}
         self._ids = bytearray()
         self._known_ids: dict[bytes, int] = {}
@@ -32,43 +38,45 @@ class Tail:
 
     def __len__(self) -> int:
         """How many events it holds."""
-        return self.next.position - self.first.position
+        return self.next_position - self.first.position
 
-    def add(
-        self,
-        *,
-        streams: Sequence[str],
-        versions: Sequence[int],
-        ids: Sequence[bytes],
-        clock: int,
-        chain: bytes,
-        place: Place,
-    ) -> None:
-        """Take note of a frame of events.
+    @property
+    def next(self) -> Mark:
+        """What is true behind the last event."""
+        last = None if self._last is None else Landmark(*self._last)
+        return Mark(self.next_position, self.chain, self.clock, last)
+
+    def _end_at(self, mark: Mark) -> None:
+        self.next_position, self.chain, self.clock = mark.position, mark.chain, mark.clock
+        self._last: tuple[int, Place] | None = mark.last
+
+    def add(self, runs: Iterable[Run], *, ids: bytes, clock: int, chain: bytes, place: Place) -> None:
+        """Take note of a frame of events. Every append does, so nothing is made here that is not kept.
 
         Args:
-            streams: The stream of each event.
-            versions: Its stream version.
-            ids: Its id, 16 bytes.
+            runs: Whose they are, in order.
+            ids: Their ids, 16 bytes each.
             clock: The greatest of their clocks.
             chain: The chain's value behind the last of them.
             place: Where the frame is kept.
         """
-        position, _, greatest_clock, _ = self.next
-        landmark = Landmark(position, place)
+        position = self.next_position
         if not self._landmarks or _apart(self._landmarks[-1].place, place):
-            self._landmarks.append(landmark)
-            self._clocks.append(greatest_clock)
-        at = position - self.first.position
-        for stream, version in zip(streams, versions, strict=True):
+            self._landmarks.append(Landmark(position, place))
+            self._clocks.append(self.clock)
+        start = at = position - self.first.position
+        for stream, version, count in runs:
             known = self._streams.get(stream)
             if known is None:
                 known = self._streams[stream] = StreamEvents(version, array("I"))
-            known.places.append(at)
-            at += 1
-        for event_id in ids:
-            self._ids += event_id
-        self.next = Mark(position + len(streams), chain, max(clock, greatest_clock), landmark)
+            if count == 1:
+                known.places.append(at)
+            else:
+                known.places.extend(range(at, at + count))
+            at += count
+        self._ids += ids
+        self.next_position, self.chain, self._last = position + at - start, chain, (position, place)
+        self.clock = max(self.clock, clock)
 
     def last_version(self, stream: str) -> int | None:
         """The version of the stream's last event in here, or None when there is none."""
@@ -105,7 +113,7 @@ class Tail:
         """As ``IndexFile.around``."""
         place = bisect_right(self._clocks, clock)
         start = self._landmarks[place - 1].position if place else self.first.position
-        return start, self._landmarks[place].position if place < len(self._landmarks) else self.next.position
+        return start, self._landmarks[place].position if place < len(self._landmarks) else self.next_position
 
     def content(self) -> Content:
         """All of it, for an index file."""
@@ -137,7 +145,7 @@ class Tail:
         self._ids, self._known_ids = self._ids[gone * ID_BYTES :], {}
         self._landmarks, self._clocks = self._landmarks[at:], self._clocks[at:]
         if not len(self):
-            self.next = first
+            self._end_at(first)
 
 
 def _apart(one: Place, other: Place) -> bool:

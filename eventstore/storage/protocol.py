@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
 
 from eventstore.index import Landmark, Mark, Place
 from eventstore.model import Verdict
 
-if TYPE_CHECKING:
-    import pyarrow as pa
 
-
-@dataclass(frozen=True)
-class StoredBatch:
+class StoredBatch(msgspec.Struct, frozen=True, gc=False):
     """Events as they are kept: one commit, or several where commits were merged since.
 
     Attributes:
@@ -77,7 +75,10 @@ class Storage(Protocol):
         """Hold this while deciding on a commit and putting it."""
 
     def has_news(self, position: int) -> bool:
-        """Whether there seems to be something at ``position`` or behind it: a hint, as cheap as can be."""
+        """Whether there may be something at ``position`` or behind it; False only when there is not.
+
+        Every append asks this under the lock, so it is as cheap as can be.
+        """
 
     def read(
         self, from_position: int, until: int | None = None, *, near: Landmark | None = None

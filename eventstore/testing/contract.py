@@ -155,8 +155,9 @@ class LogContract:
         """Positions, stream versions and ids of the first commits count from 0."""
         first = log.append("s", [Event("A", event_id=_ID_A), Event("B", event_id=_ID_B)])
         second = log.append("s", [Event("C", event_id=_ID_C)])
-        assert first == Commit(0, 2, {"s": 1}, (_ID_A, _ID_B))
-        assert second == Commit(2, 3, {"s": 2}, (_ID_C,))
+        assert first == Commit(0, 2, {"s": 1}, _ID_A.bytes + _ID_B.bytes)
+        assert first.event_ids == (_ID_A, _ID_B)
+        assert second == Commit(2, 3, {"s": 2}, _ID_C.bytes)
         assert second.last_stream_version == 2
         assert log.next_position == 3
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore, TrainingIterationStats
 from dacapo_store.base import Base

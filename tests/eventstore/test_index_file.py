@@ -33,9 +33,8 @@ def filled(count: int, spread: str, streams: int, *, first: Mark = FIRST, start:
     tail = Tail(first)
     for number in range(start, start + count):
         tail.add(
-            streams=[f"s{number % streams}"],
-            versions=[number // streams],
-            ids=[id_of(number, spread)],
+            [(f"s{number % streams}", number // streams, 1)],
+            ids=id_of(number, spread),
             clock=number - 20 * (number % 7 == 3),
             chain=hashlib.sha256(bytes([number % 256])).digest(),
             place=Place(0, number // 3000, 3000 * (number % 3000), 3000),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from uuid import UUID
 
 import polars as pl
 import pyarrow as pa
@@ -51,7 +50,6 @@ def encoded(row: Row) -> EncodedEvent:
         for name in _LISTS
     )
     return EncodedEvent(
-        UUID(bytes=row["event_id"]),  # type: ignore[arg-type]
         row["event_id"],
         row["recorded_at"],
         row["stream"],

@@ -103,10 +103,6 @@ class Lock:
             self._replaced()
         return self._read_state()
 
-    def generation_at_a_glance(self) -> int:
-        """The directory generation in the file that is open, which somebody may have replaced."""
-        return self._read_state()[0]
-
     def _read_state(self) -> tuple[int, int | None]:
         data = os.pread(self._descriptor, _STATE.size, 0)
         if len(data) < _STATE.size:

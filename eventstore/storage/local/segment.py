@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from eventstore import annex as log_annex
 from eventstore import files
 from eventstore import format as log_format
@@ -34,8 +36,7 @@ _WINDOW_BYTES_MAX = 1 << 20
 _NOTED_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """A frame whose bytes are those that were sealed."""
 
     offset: int
@@ -54,6 +55,14 @@ class FlawedFrameError(Exception):
     def __init__(self, offset: int) -> None:
         super().__init__(offset)
         self.offset = offset
+
+
+class _End(msgspec.Struct, frozen=True):
+    """Where the verified frames end, the chain's value there, and what they say was synced."""
+
+    offset: int
+    chain: bytes
+    synced_position: int
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,7 @@ class Segment:
         self._positions = array("Q")
         self._offsets = array("Q")
         self._known_head: _Head | None = None
-        self._end_offset: int | None = None
-        self._chain: bytes | None = None
-        self._synced_position = name.first_position
+        self._known_end: _End | None = None
         self.next_position = name.first_position
 
     @property
@@ -104,19 +111,28 @@ class Segment:
         return self._head.chain
 
     @property
+    def end(self) -> _End:
+        """The end of the verified frames."""
+        if self._known_end is None:
+            head = self._head
+            synced_position = max(self.name.first_position, head.synced_position)
+            self._known_end = _End(head.end_offset, head.chain, synced_position)
+        return self._known_end
+
+    @property
     def end_offset(self) -> int:
         """Where the verified frames end."""
-        return self._head.end_offset if self._end_offset is None else self._end_offset
+        return self.end.offset
 
     @property
     def chain(self) -> bytes:
         """The chain's value there."""
-        return self._head.chain if self._chain is None else self._chain
+        return self.end.chain
 
     @property
     def synced_position(self) -> int:
         """The greatest that any verified seal names."""
-        return max(self._synced_position, self._head.synced_position)
+        return self.end.synced_position
 
     def read_head(self) -> None:
         """Check the file's first frame, if that was not done yet.
@@ -218,7 +234,7 @@ class Segment:
         if self._descriptor is None:
             return False
         status = os.fstat(self._descriptor)
-        return status.st_size == self.end_offset and status.st_nlink > 0
+        return status.st_size == self.end.offset and status.st_nlink > 0
 
     def is_ended(self) -> bool:
         """Whether Arrow's end-of-stream mark stands behind the verified frames: nothing may follow."""
@@ -302,7 +318,7 @@ class Segment:
 
     def extend(self, seal: Seal, offset: int) -> None:
         """Take note of a good frame at the end of the verified ones."""
-        if seal.first_position != self.next_position or offset != self.end_offset or not seal.event_count:
+        if seal.first_position != self.next_position or offset != self.end.offset or not seal.event_count:
             raise self._misplaced(seal, offset, self.next_position)
         self._note(seal, offset)
 
@@ -310,10 +326,9 @@ class Segment:
         if not self._offsets or offset - self._offsets[-1] >= _NOTED_BYTES:
             self._positions.append(seal.first_position)
             self._offsets.append(offset)
-        self._end_offset = offset + seal.frame_bytes
+        synced_position = max(self.end.synced_position, seal.synced_position)
+        self._known_end = _End(offset + seal.frame_bytes, seal.chain, synced_position)
         self.next_position = seal.next_position
-        self._chain = seal.chain
-        self._synced_position = max(self._synced_position, seal.synced_position)
 
     def _misplaced(self, seal: Seal, offset: int, expected: int) -> DamagedLogError:
         return DamagedLogError(
@@ -367,7 +382,7 @@ def frames(descriptor: int, offset: int, size: int, *, below: int = 0) -> Iterat
     """
     window, start, window_bytes = b"", offset, _WINDOW_BYTES_MIN
     while offset < size:
-        if _is_end(descriptor, offset, size):
+        if size - offset == len(END_OF_STREAM) and _is_end(descriptor, offset, size):
             return
         view = memoryview(window)[offset - start :]
         seal = _seal_at_start(view)
@@ -383,7 +398,7 @@ def frames(descriptor: int, offset: int, size: int, *, below: int = 0) -> Iterat
             raise FlawedFrameError(offset)
         if not seal.event_count or seal.next_position > below:
             yield _checked(offset, seal, view)
-        offset += seal.frame_bytes
+        offset += needed
 
 
 def _seal_at(descriptor: int, offset: int) -> Seal | None:

@@ -132,40 +132,25 @@ class LocalStorage:
         return contextlib.nullcontext() if self._lock is None else self._lock.hold()
 
     def has_news(self, position: int) -> bool:
-        """See ``Storage.has_news``. A lock file that was replaced is noticed when the lock is taken."""
+        """See ``Storage.has_news``. Two small looks at the log's files can tell."""
         lock = self._lock
         if lock is None:
             return True
         with self._state:
+            turn, generation = lock.turn, lock.state()[0]
+            if generation != self._generation or generation % 2 or not self._segments:
+                return True
             segment = self._segments[-1]
-            return (
-                segment.next_position != position
-                or not segment.is_all_there()
-                or lock.generation_at_a_glance() != self._generation
-            )
+            if position != segment.next_position or not segment.is_all_there():
+                return True
+            self._found_whole_in = turn
+            return False
 
     def read(
         self, from_position: int, until: int | None = None, *, near: Landmark | None = None
     ) -> Iterator[StoredBatch]:
         """See ``Storage.read``."""
-        return iter(()) if self._ends(from_position) else self._read(from_position, until, near)
-
-    def _ends(self, position: int) -> bool:
-        """Whether the log ends at ``position``, when two small looks at its files can tell."""
-        lock = self._lock
-        if lock is None:
-            return False
-        with self._state:
-            turn, generation = lock.turn, lock.state()[0]
-            if generation != self._generation or generation % 2 or not self._segments:
-                return False
-            segment = self._segments[-1]
-            if position != segment.next_position or not segment.is_all_there():
-                return False
-            self._found_whole_in = turn
-            return True
-
-    def _read(self, position: int, until: int | None, near: Landmark | None) -> Iterator[StoredBatch]:
+        position = from_position
         while until is None or position < until:
             batches = self._read_listed(position, until, near)
             if not batches:
@@ -202,19 +187,19 @@ class LocalStorage:
             self._check_same_history(segment, first_position)
             if segment.next_position != first_position:
                 return None
+            end = segment.end
             frame, seal = log_format.sealed(
                 message,
                 first_position=first_position,
                 event_count=event_count,
-                synced_position=max(self._synced, segment.synced_position),
+                synced_position=max(self._synced, end.synced_position),
                 chain=chain,
-                offset=segment.end_offset,
+                offset=end.offset,
             )
             self._write(segment, frame)
-            place = _place(segment, segment.end_offset, len(frame))
-            segment.extend(seal, place.offset)
-            self._serve(segment.next_position, chain)
-        return place
+            segment.extend(seal, end.offset)
+            self._served = first_position + event_count, chain
+        return _place(segment, end.offset, len(frame))
 
     def sync(self, next_position: int) -> None:
         """See ``Storage.sync``. Threads that wait at the same time share one sync."""
@@ -531,10 +516,10 @@ class LocalStorage:
 
     def _check_same_history(self, segment: Segment, next_position: int) -> None:
         """Whoever read the log before it was repaired or restored must not write behind what it read."""
-        other_history = self._served is not None and self._served != (next_position, segment.chain)
-        if segment.next_position < next_position or (
-            segment.next_position == next_position and other_history
-        ):
+        if segment.next_position > next_position:
+            return
+        other_history = self._served is not None and self._served != (next_position, segment.end.chain)
+        if other_history or segment.next_position < next_position:
             raise self._other_history()
 
     def _check_served_is_there(self, segments: list[Segment]) -> None:
@@ -561,7 +546,7 @@ class LocalStorage:
     def _write(self, segment: Segment, frame: bytes) -> None:
         descriptor = segment.keep_open()
         try:
-            written = files.write_at(descriptor, frame, segment.end_offset)
+            written = files.write_at(descriptor, frame, segment.end.offset)
             if written == len(frame):
                 return
             reason = f"the disk took {written} of {len(frame)} bytes"
