@@ -174,6 +174,25 @@ class BestWeightsChosen(msgspec.Struct, frozen=True):
     iteration: int
 
 
+@EVENT_TYPES.register("ArrayRecorded")
+class ArrayRecorded(msgspec.Struct, frozen=True):
+    """A zarr array lay in a container, written by other means, when it was looked at.
+
+    Arrays change without an event; this says what one was then. ``container`` is relative to the
+    base. ``digest`` is the SHA-256 of the JSON list of ``[path, bytes, SHA-256]`` of every file below
+    the dataset, sorted by path; None where the files were only counted.
+    """
+
+    container: str
+    dataset: str
+    shape: list[int]
+    dtype: str
+    chunks: list[int]
+    bytes: int
+    files: int
+    digest: str | None
+
+
 @EVENT_TYPES.register("ArrayRemoved")
 class ArrayRemoved(msgspec.Struct, frozen=True):
     """A zarr array or group was removed; what it was stays on record.

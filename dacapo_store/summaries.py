@@ -62,6 +62,7 @@ _SUMMARIES: Final[dict[type, Callable[[Any, Any], str]]] = {
     events.BestWeightsChosen: lambda fact, _: (
         f"iteration {fact.iteration} is best for {fact.dataset} by {fact.criterion}"
     ),
+    events.ArrayRecorded: lambda fact, _: f"array {fact.dataset or '/'} on record, {fact.bytes:,} bytes",
     events.ArrayRemoved: lambda fact, _: f"array {fact.dataset or '/'} removed, {fact.bytes:,} bytes",
     events.EventLost: lambda *_: "lost to damage",
 }

@@ -155,8 +155,8 @@ class ReadModels:
 
         The views and macros are described in the modules of this package: ``events``, ``configs``
         (and ``runs``, ``tasks``, …), ``training_stats``, ``training_scalars``, ``validation_scores``,
-        ``validation_iterations``, ``weights``, ``best_weights``, ``array_removals``; for each view
-        ``x`` the macro ``x_at(position)``, the state as of that position.
+        ``validation_iterations``, ``weights``, ``best_weights``, ``array_removals``, ``recorded_arrays``; for
+        each view ``x`` the macro ``x_at(position)``, the state as of that position.
 
         Args:
             sql: One SELECT statement (WITH, FROM, VALUES, DESCRIBE and SUMMARIZE included).

@@ -68,6 +68,10 @@ _ABOUT: Final = {
         "Every zarr array or group that was removed, and what it was.",
         "SELECT container, dataset, shape, bytes FROM array_removals ORDER BY position",
     ),
+    "recorded_arrays": (
+        "Every zarr array that was put on record (by an import) and not removed since: what it was then.",
+        "SELECT container, dataset, shape, dtype, digest FROM recorded_arrays ORDER BY container, dataset",
+    ),
 }
 _OF_A_KIND: Final = "The configs of this kind; the columns of `configs` without `kind`."
 
