@@ -134,7 +134,8 @@ def map_weights(file: IO[bytes]) -> Weights:
 
     They can be changed, and the file stays as it is. The file must be one of ``save`` whose bytes
     never change: whoever cuts it ends the processes that use its tensors. So on a network file
-    system, where other hosts may take a file away that is in use, this is ``load``.
+    system, where other hosts may take a file away that is in use, this is ``load``, and so it is for
+    files of before torch 1.6.
 
     Raises:
         DamagedArtifactError: The file is not a complete file of ``torch.save``.
@@ -145,10 +146,18 @@ def map_weights(file: IO[bytes]) -> Weights:
     # By its descriptor, so that these are the bytes that were verified, whatever has the name by now.
     path = _OWN_DESCRIPTORS / str(file.fileno())
     shared = torch.serialization.get_default_mmap_options() != mmap.MAP_PRIVATE
-    if shared or not path.exists() or network_file_system(path) is not None:
+    if shared or not path.exists() or network_file_system(path) is not None or not _is_archive(file):
         return load(file)
     _refuse_bombs(file)
     return _weights(_unpickle(file, mapped=path), file)
+
+
+def _is_archive(file: IO[bytes]) -> bool:
+    """False for a file of before torch 1.6, which cannot be mapped."""
+    try:
+        return zipfile.is_zipfile(file)
+    finally:
+        file.seek(0)
 
 
 def _weights(state: Any, file: IO[bytes]) -> Weights:
