@@ -556,13 +556,15 @@ class LocalWeightsStore(WeightsStore):
             raise
 
     def _write_choice(self, name: str, choice: tuple[str, str], iteration: int | None) -> None:
-        dataset, criterion = choice
-        folder = self._checkpoints(name) / _file_name(dataset, reserved=_OWN_FOLDERS)
-        path = folder / f"{_file_name(criterion)}.json"
+        path = self._checkpoints(name) / choice_file(*choice)
+        # DaCapo's own store has left a link here, which would go on naming what was best before.
+        link = path.with_name(path.name.removesuffix(".json"))
+        if link.is_symlink():
+            files.unlink(link)
         if iteration is None:
             files.unlink(path)
             return
-        files.make_directories(folder, like=self._base.path)
+        files.make_directories(path.parent, like=self._base.path)
         files.replace_text(path, json.dumps({"iteration": iteration}), like=self._base.path)
 
     def _trace(self, run: TrainableRun, name: str) -> None:
@@ -608,6 +610,11 @@ def _dataset_name(dataset: Any) -> str:
     """A dataset is known by its name, whichever way it is given; anything else by its text."""
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", None)
     return name if isinstance(name, str) else str(dataset)
+
+
+def choice_file(dataset: str, criterion: str) -> Path:
+    """Where the best weights are written down for people, relative to the run's checkpoints."""
+    return Path(_file_name(dataset, reserved=_OWN_FOLDERS), f"{_file_name(criterion)}.json")
 
 
 def _file_name(name: str, *, reserved: frozenset[str] = frozenset()) -> str:
