@@ -16,7 +16,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -278,6 +278,15 @@ def locate(base: Path, path: str) -> Path:
     return base.joinpath(*parts)
 
 
+def describe(descriptor: int, path: str) -> Artifact:
+    """Read an open file from its beginning and give it as the artifact that ``path`` will name.
+
+    The descriptor's own place in the file stays as it is.
+    """
+    sized = Artifact(path, files.size(descriptor), CHUNK_BYTES, "")
+    return replace(sized, digest=_digest_of(descriptor, sized))
+
+
 def verify(descriptor: int, artifact: Artifact) -> None:
     """Read an open file from its beginning and return when it holds the artifact's very bytes.
 
@@ -290,10 +299,14 @@ def verify(descriptor: int, artifact: Artifact) -> None:
     size = files.size(descriptor)
     if size != artifact.bytes:
         raise _damaged(artifact, expected=f"{artifact.bytes} bytes", actual=f"{size} bytes")
-    worth_threads = artifact.bytes >= _THREAD_BYTES_MIN and artifact.chunk_bytes >= _PIECE_BYTES
-    digest = (_digest_in_threads if worth_threads else _digest_in_order)(descriptor, artifact)
+    digest = _digest_of(descriptor, artifact)
     if digest != artifact.digest:
         raise _damaged(artifact, expected=f"digest {artifact.digest}", actual=f"digest {digest}")
+
+
+def _digest_of(descriptor: int, sized: Artifact) -> str:
+    worth_threads = sized.bytes >= _THREAD_BYTES_MIN and sized.chunk_bytes >= _PIECE_BYTES
+    return (_digest_in_threads if worth_threads else _digest_in_order)(descriptor, sized)
 
 
 def _digest_in_order(descriptor: int, artifact: Artifact) -> str:

@@ -31,17 +31,38 @@ def copy_payload(root: Path, copy: Path, artifact: Artifact, *, link: bool) -> i
         FileNotFoundError: It is gone.
         DamagedArtifactError: It is not the one that was stored.
     """
-    source, target = artifacts.locate(root, artifact.path), artifacts.locate(copy, artifact.path)
-    if target.is_file() and target.stat().st_size == artifact.bytes:
+    source = artifacts.locate(root, artifact.path)
+    if link and not _is_there(artifacts.locate(copy, artifact.path), artifact):
+        artifacts.verify_file(root, artifact)
+    return bring(source, copy, artifact, link=link)
+
+
+def bring(source: Path, copy: Path, artifact: Artifact, *, link: bool) -> int:
+    """Make a file a payload of a base that has it not yet, under the artifact's name.
+
+    Args:
+        source: A file that holds the artifact's bytes; a copy is checked against the digest.
+        copy: The base that gets it.
+        artifact: What it is.
+        link: Give the file a second name instead, where it lies on the base's file system.
+
+    Returns:
+        How many bytes were written.
+
+    Raises:
+        FileNotFoundError: The file is gone.
+        DamagedArtifactError: It is not the artifact.
+    """
+    target = artifacts.locate(copy, artifact.path)
+    if _is_there(target, artifact):
         return 0
     if target.exists():
         # Cut off by a crash of the machine, or not ours: it is no backup of this payload.
         files.unlink(target)
     if link:
-        artifacts.verify_file(root, artifact)
         files.make_directories(target.parent, like=copy)
         try:
-            files.link(source, target)
+            files.link(source.resolve(), target)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
@@ -51,6 +72,10 @@ def copy_payload(root: Path, copy: Path, artifact: Artifact, *, link: bool) -> i
         copy, artifact.path, lambda file: _fill(file, source, artifact), chunk_bytes=artifact.chunk_bytes
     )
     return artifact.bytes
+
+
+def _is_there(target: Path, artifact: Artifact) -> bool:
+    return target.is_file() and target.stat().st_size == artifact.bytes
 
 
 def _fill(file: ArtifactWriter, source: Path, artifact: Artifact) -> None:

@@ -1,0 +1,148 @@
+"""``import`` and ``export-dacapo``: from DaCapo's own stores to this one, and back.
+
+A bar on a terminal says how far the reading is. What could not be moved is listed, and the exit code
+says that there was something; everything else is moved all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dacapo_store.cli import EXIT_PROBLEM
+from dacapo_store.cli.change import DryRun
+from dacapo_store.cli.output import count, remark, say, say_json, size
+from dacapo_store.cli.places import base_of
+from dacapo_store.cli.tables import Json, show
+
+if TYPE_CHECKING:
+    from dacapo_store.moving import ImportReport
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    app.command("import")(import_)
+
+
+def import_(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="DaCapo's base directory; default: that of dacapo.yaml.", metavar="[BASE]"),
+    ] = None,
+    *,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="The base that gets everything; default: BASE becomes one.", metavar="DIR"),
+    ] = None,
+    from_mongo: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Take configs and stats from this database instead of files.", metavar="URI DB"),
+    ] = None,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="With --into: share files with BASE; only if DaCapo will not write there again.",
+        ),
+    ] = False,
+    array_digests: Annotated[
+        bool,
+        typer.Option(
+            "--array-digests/--no-array-digests",
+            help="Read all arrays to record what they hold, or only count.",
+        ),
+    ] = True,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make what DaCapo's own stores have written part of a base: configs, stats, weights, arrays.
+
+    In place, all files stay where they are. It may be repeated: what is there is not imported again.
+    End DaCapo's processes first. Exit code 0: everything. 1: something could not be read.
+
+    Example: dacapo-store import ~/dacapo --dry-run
+
+    Example: dacapo-store import ~/dacapo --from-mongo mongodb://localhost dacapo
+    """
+    from dacapo_store.moving import import_base
+
+    database = None
+    if from_mongo is not None:
+        from dacapo_store.moving.upstream_mongo import connect
+
+        database = connect(*from_mongo)
+    found = base_of(source) if source is not None or database is None or into is None else None
+    with _bar("importing") as progress:
+        report = import_base(
+            found,
+            into=into,
+            mongo=database,
+            payloads="link" if link else "copy",
+            array_digests=array_digests,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if as_json:
+        say_json(asdict(report))
+    else:
+        _say_import(report)
+    if report.problems:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _say_import(report: ImportReport) -> None:
+    import pyarrow as pa
+
+    for place, reason in report.remarks:
+        remark(f"{place}: {reason}")
+    for place, reason in report.problems:
+        say(f"not imported\t{_one_line(place)}\t{_one_line(reason)}")
+    kinds = sorted(report.imported.keys() | report.known.keys())
+    verb = "would be imported" if report.dry_run else "imported"
+    columns = {
+        "kind": pa.array(kinds, pa.string()),
+        verb: [report.imported.get(kind, 0) for kind in kinds],
+        "known": [report.known.get(kind, 0) for kind in kinds],
+    }
+    show(pa.table(columns))
+    remark(
+        f"{size(report.payload_bytes)} of weights and arrays, {size(report.copied_bytes)} copied; "
+        f"{count(len(report.problems), 'problem')}"
+    )
+    if report.dry_run:
+        remark("Nothing was written: this was a dry run.")
+    else:
+        remark(f"The log of {report.base} is at position {report.position}.")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar of bytes on stderr, if somebody is there to see it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task(what, total=None)
+        yield lambda place, done, total: drawn.update(
+            task, completed=done, total=total, description=escape(place) or what
+        )

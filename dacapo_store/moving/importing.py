@@ -1,0 +1,414 @@
+"""Moving in: what DaCapo's own stores have written becomes events of a base.
+
+1. Everything that can be found is listed (``upstream_files``, ``upstream_mongo``) and put into the
+   order of its times, so that the base as of a time is what it was then, as far as files tell.
+2. One thing after the other is read and decided on. A payload gets a name of its own in the base first,
+   and is synced; then the event is appended, with the time of the file and an id that is derived from
+   what was found.
+3. At the end the log is synced, and in a base elsewhere the familiar links to weights are made.
+
+A kill in between leaves what is done; the next call goes on, because it finds the ids. The rule:
+**an import never takes anything out of view that it did not bring**. What was found
+
+- is on record under its id, or is what is in view already: nothing happens;
+- is new, or follows what is in view, or takes the place of what an earlier import brought: it is
+  recorded;
+- differs from what others have recorded since: it is a problem, and is reported.
+
+In place, files stay where they are: a weights file gets a second name in ``checkpoints/objects``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from dacapo_store import artifacts, weights_file
+from dacapo_store.artifacts import CHUNK_BYTES
+from dacapo_store.base import Base
+from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.events import WeightsStored
+from dacapo_store.history import TRAINING
+from dacapo_store.moving import upstream_files
+from dacapo_store.moving.decisions import (
+    MARK,
+    Decision,
+    Seen,
+    choosing,
+    in_order,
+    recording,
+    storing_config,
+    storing_stats,
+    storing_weights,
+)
+from dacapo_store.moving.found import (
+    Found,
+    FoundBest,
+    FoundConfig,
+    FoundContainer,
+    FoundStats,
+    FoundWeights,
+    Origin,
+    UnreadableError,
+)
+from dacapo_store.moving.zarr_trees import ZarrArray, copy_tree
+from dacapo_store.payload_copies import bring
+from dacapo_store.weights_file import WeightsUnsafeError
+from dacapo_store.weights_store import LocalWeightsStore
+from eventstore import (
+    NO_STREAM,
+    DuplicateEventError,
+    ExpectedVersionError,
+    InvalidEventError,
+    LogNotFoundError,
+    files,
+)
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being read, how many bytes of all are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import has done, or would do.
+
+    Attributes:
+        source: Where things were found.
+        base: The base that has them now.
+        dry_run: True when nothing was written.
+        imported: How many things were imported, by kind: ``configs``, ``training stats``,
+            ``validation scores``, ``weights``, ``best weights``, ``arrays``.
+        known: How many were there already, by kind.
+        payload_bytes: The size of the weights and arrays among those that were imported.
+        copied_bytes: How many bytes were copied; files that got a second name count nothing.
+        problems: What was not imported, by place, with the reason.
+        remarks: What was imported and is odd, and what was left alone, by place.
+        position: The log's next position afterwards; None when there is no log.
+    """
+
+    source: str
+    base: str
+    dry_run: bool
+    imported: dict[str, int]
+    known: dict[str, int]
+    payload_bytes: int
+    copied_bytes: int
+    problems: tuple[tuple[str, str], ...]
+    remarks: tuple[tuple[str, str], ...]
+    position: int | None
+
+
+def import_base(
+    source: str | os.PathLike[str] | None,
+    *,
+    into: str | os.PathLike[str] | None = None,
+    mongo: Database[Any] | None = None,
+    payloads: Literal["copy", "link"] = "copy",
+    array_digests: bool = True,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Make what DaCapo's own stores have written part of a base.
+
+    It may be repeated at any time: it goes on where it was interrupted, and takes over what has come
+    since. End the processes that write with DaCapo's stores first.
+
+    Args:
+        source: A base directory of DaCapo's; None with ``mongo`` for a database alone.
+        into: The base that gets everything; None makes the source itself a base, in which files stay
+            where they are.
+        mongo: A database of DaCapo's (pymongo's ``Database``): configs and stats are taken from
+            there, weights and arrays from ``source``.
+        payloads: For another base: copy weights and arrays, or give the files second names, which is
+            only safe when DaCapo will not write to the source again.
+        array_digests: Read all arrays to record what they hold; otherwise names and sizes only.
+        dry_run: Read, decide and report, and write nothing.
+        progress: Called before each thing that is read.
+
+    Raises:
+        ValueError: There is nothing of DaCapo's in ``source``, or it cannot become a base.
+        EventStoreError: The log cannot be opened, or did not take an event. Mend it and repeat.
+        OSError: The disk did not take something. Make room and repeat.
+    """
+    if source is None and (mongo is None or into is None):
+        raise ValueError("give a base directory of DaCapo's, or a database and a base to import it into")
+    root = None if source is None else Path(source).expanduser().resolve()
+    target = root if into is None else Path(into).expanduser().resolve()
+    assert target is not None, "one of the two was given"
+    _check_folders(root, target, needs_files=mongo is None)
+    findings = upstream_files.Findings() if root is None else upstream_files.findings_of(root)
+    if mongo is not None:
+        from dacapo_store.moving import upstream_mongo
+
+        findings.found = [each for each in findings.found if not isinstance(each, FoundConfig | FoundStats)]
+        upstream_mongo.find(mongo, findings)
+    importer = _Importer(
+        base=_opened(target, dry_run=dry_run),
+        target=target,
+        in_place=root == target,
+        link=root == target or payloads == "link",
+        array_digests=array_digests,
+        dry_run=dry_run,
+        progress=_Reading(progress or (lambda *_: None)),
+        problems=findings.problems,
+        remarks=findings.remarks,
+    )
+    importer.take(findings.found)
+    return importer.report("" if root is None else str(root))
+
+
+def _check_folders(root: Path | None, target: Path, *, needs_files: bool) -> None:
+    if root is not None and not root.is_dir():
+        raise ValueError(f"{root} is no folder")
+    if root is not None and needs_files and not upstream_files.is_upstream_base(root):
+        raise ValueError(f"{root} holds nothing of DaCapo's stores: no configs, stats or checkpoints")
+    if root is not None and root != target and (root in target.parents or target in root.parents):
+        raise ValueError(f"{target} and {root} lie within each other: give a folder elsewhere")
+    events = target / "events"
+    if (events / "checkpoints").is_dir():
+        raise ValueError(
+            f"{target} has a run called 'events', whose folder the log would need: import into another base"
+        )
+
+
+def _opened(target: Path, *, dry_run: bool) -> Base | None:
+    if not dry_run:
+        files.make_directories(target, like=_nearest_folder(target))
+        return Base.at(target)
+    try:
+        return Base.at(target, read_only=True) if (target / "events").is_dir() else None
+    except LogNotFoundError:
+        return None
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+@dataclass
+class _Importer:
+    """One call of ``import_base``."""
+
+    base: Base | None
+    target: Path
+    in_place: bool
+    link: bool
+    array_digests: bool
+    dry_run: bool
+    progress: _Reading
+    problems: list[tuple[str, str]]
+    remarks: list[tuple[str, str]]
+    imported: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+    payload_bytes: int = 0
+    copied_bytes: int = 0
+    _seen: dict[str, Seen] = field(default_factory=dict)
+    _expected: set[tuple[str, int]] = field(default_factory=set)
+
+    def take(self, found: Iterable[Found]) -> None:
+        """Import everything that was found, in the order of its times."""
+        ordered = in_order(found)
+        self.progress.total = sum(each.origin.bytes for each in ordered)
+        for each in ordered:
+            with self.progress.of(each.origin):
+                try:
+                    self._take(each)
+                except UnreadableError as error:
+                    self.problems.append((each.origin.place, str(error)))
+                except InvalidEventError as error:
+                    self.problems.append((each.origin.place, f"it cannot be stored: {error}"))
+        if self.base is not None and not self.dry_run:
+            self.base.log.sync()
+            if not self.in_place:
+                self._make_links({each.run for each in ordered if isinstance(each, FoundWeights | FoundBest)})
+
+    def _make_links(self, runs: Iterable[str]) -> None:
+        store = LocalWeightsStore(self.target)
+        for run in sorted(runs):
+            store.repair_links(run)
+
+    def report(self, source: str) -> ImportReport:
+        """What became of it."""
+        return ImportReport(
+            source=source,
+            base=str(self.target),
+            dry_run=self.dry_run,
+            imported=dict(sorted(self.imported.items())),
+            known=dict(sorted(self.known.items())),
+            payload_bytes=self.payload_bytes,
+            copied_bytes=self.copied_bytes,
+            problems=tuple(self.problems),
+            remarks=tuple(self.remarks),
+            position=None if self.base is None else self.base.log.next_position,
+        )
+
+    def _take(self, found: Found) -> None:
+        match found:
+            case FoundConfig():
+                self._take_config(found)
+            case FoundStats():
+                self._take_stats(found)
+            case FoundWeights():
+                self._take_weights(found)
+            case FoundBest():
+                self._take_best(found)
+            case FoundContainer():
+                self._take_container(found)
+
+    def _take_config(self, found: FoundConfig) -> None:
+        document = found.read()
+        if document.get("name") != found.name:
+            self._remark(found, f"its document has the name {document.get('name')!r}")
+        self._decide(found, "configs", f"config/{found.kind}/{found.name}", storing_config(found, document))
+
+    def _take_stats(self, found: FoundStats) -> None:
+        rows = found.read()
+        if not len(rows):
+            return
+        stream = found.kind.stream(found.run)
+        if self.base is not None and found.kind is TRAINING:
+            self.base.settle(stream)
+        name = "training stats" if found.kind is TRAINING else "validation scores"
+        self._decide(found, name, stream, storing_stats(found, rows))
+
+    def _take_weights(self, found: FoundWeights) -> None:
+        decision = storing_weights(
+            found,
+            is_own=lambda seen: self._is_own(found, seen),
+            read=lambda: self._read_weights(found),
+        )
+        if self._decide(found, "weights", f"weights/{found.run}", decision):
+            self.payload_bytes += found.origin.bytes
+            self._expected.add((found.run, found.iteration))
+
+    def _is_own(self, found: FoundWeights, seen: Seen) -> bool:
+        """Whether a file is a name that the base itself has given to one of its payloads."""
+        payloads = (artifacts.locate(self.target, path) for path in seen.payloads.get(found.iteration, ()))
+        return any(payload.exists() and payload.samefile(found.file) for payload in payloads)
+
+    def _read_weights(self, found: FoundWeights) -> WeightsStored:
+        """Read a file of weights and bring it into the base; a dry run looks whether it can be loaded."""
+        try:
+            with found.file.open("rb") as file:
+                before = os.fstat(file.fileno())
+                self._look_into(found, file)
+                if self.dry_run:
+                    return WeightsStored(found.run, found.iteration, "", before.st_size, CHUNK_BYTES, "")
+                read = artifacts.describe(file.fileno(), "")
+                files.sync_file(file.fileno())
+                after = os.fstat(file.fileno())
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from error
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise UnreadableError("it was changed while it was read: end what writes to it, and repeat")
+        # A name that says what is in the file: a repetition finds it, and it is never used for other bytes.
+        path = f"{found.run}/checkpoints/objects/{found.iteration}-{read.digest[:32]}.pt"
+        artifact = replace(read, path=path)
+        self.copied_bytes += bring(found.file, self.target, artifact, link=self.link)
+        return WeightsStored(found.run, found.iteration, path, read.bytes, read.chunk_bytes, read.digest)
+
+    def _look_into(self, found: FoundWeights, file: IO[bytes]) -> None:
+        try:
+            weights_file.map_weights(file)
+        except DamagedArtifactError as error:
+            raise UnreadableError(
+                "it is no complete file of torch.save (a write that did not end)"
+            ) from error
+        except WeightsUnsafeError as error:
+            self._remark(found, f"on record, but this store will refuse to load it: {error}")
+
+    def _take_best(self, found: FoundBest) -> None:
+        iteration, remark = upstream_files.best_iteration(found)
+        if remark is not None:
+            self._remark(found, remark)
+
+        def expected(iteration: int) -> bool:
+            return self.dry_run and (found.run, iteration) in self._expected
+
+        self._decide(
+            found, "best weights", f"weights/{found.run}", choosing(found, iteration, expected=expected)
+        )
+
+    def _take_container(self, found: FoundContainer) -> None:
+        if not self.in_place and not self.dry_run:
+            self.copied_bytes += copy_tree(
+                found.folder, self.target / found.container, link=self.link, like=self.target
+            )
+        for array in sorted(found.arrays, key=lambda array: array.stamp_ns):
+            try:
+                decision = recording(found, array, digest=partial(self._digest, array))
+                if self._decide(found, "arrays", f"arrays/{found.container}", decision):
+                    self.payload_bytes += array.bytes
+            except UnreadableError as error:
+                self.problems.append((f"{found.origin.place}/{array.dataset}", str(error)))
+
+    def _digest(self, array: ZarrArray) -> str | None:
+        if not self.array_digests or self.dry_run:
+            return None
+        return array.content_digest(self.progress.read)
+
+    def _remark(self, found: Found, remark: str) -> None:
+        self.remarks.append((found.origin.place, remark))
+
+    def _decide(self, found: Found, name: str, stream: str, decision: Decision) -> bool:
+        """Append what a decision makes of a stream, and decide anew if that has moved on.
+
+        Returns:
+            Whether there was anything to append.
+        """
+        while True:
+            seen = self._seen_of(stream)
+            events = decision(seen)
+            if self.base is not None and events and not self.dry_run:
+                expected = seen.events[-1].stream_version if seen.events else NO_STREAM
+                marked = [replace(each, metadata={MARK: found.origin.place}) for each in events]
+                try:
+                    self.base.append(stream, marked, expected=expected, durability="os")
+                except (ExpectedVersionError, DuplicateEventError):
+                    continue  # somebody else extends the stream: perhaps another import
+            (self.imported if events else self.known)[name] += 1
+            return bool(events)
+
+    def _seen_of(self, stream: str) -> Seen:
+        """What a stream holds; only what is new is read of one that was looked at before."""
+        if self.base is None:
+            return Seen()
+        log = self.base.log
+        if not stream.startswith(("weights/", "arrays/")):
+            # Looked at once, and stats are large.
+            return Seen().add(log.read_stream(stream))
+        seen = self._seen.setdefault(stream, Seen())
+        return seen.add(log.read_stream(stream, from_version=len(seen.events)))
+
+
+@dataclass
+class _Reading:
+    """How far the reading is."""
+
+    tell: Progress
+    total: int = 0
+    done: int = 0
+    place: str = ""
+
+    @contextlib.contextmanager
+    def of(self, origin: Origin) -> Iterator[None]:
+        """Something is read inside."""
+        self.place, before = origin.place, self.done
+        self.tell(self.place, self.done, self.total)
+        yield
+        self.done = before + origin.bytes
+        self.tell(self.place, self.done, self.total)
+
+    def read(self, count: int) -> None:
+        """A part of it has been read."""
+        self.done += count
+        self.tell(self.place, self.done, self.total)

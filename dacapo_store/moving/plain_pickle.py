@@ -1,0 +1,95 @@
+"""Pickles that hold nothing but plain values, read without running what they name.
+
+Admitted are what pickle has words of its own for (None, numbers, text, bytes, lists, tuples, dicts,
+sets), NumPy's scalars, and DaCapo's classes of iteration stats and scores, which come as dicts of
+their attributes. Any other name ends the reading before anything of that name is looked up.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any, Final
+
+from dacapo_store.moving.found import UnreadableError
+from dacapo_store.moving.plain_values import STAND_INS
+
+_RECORDS: Final = frozenset(
+    f"dacapo.experiments.{module}.{name}"
+    for module, name in (
+        ("training_iteration_stats", "TrainingIterationStats"),
+        ("training_stats", "TrainingStats"),
+        ("validation_iteration_scores", "ValidationIterationScores"),
+        ("validation_scores", "ValidationScores"),
+    )
+)
+
+_VALUES_SPARE: Final = 1000
+
+
+def loads(data: bytes) -> Any:
+    """The value that a pickle holds; DaCapo's records are dicts.
+
+    Raises:
+        UnreadableError: It is cut off or no pickle, names anything else, or stands for more values
+            than it has bytes.
+    """
+    # A class of this call: what a file does to it ends with the call.
+    record = type("Record", (), {})
+    try:
+        value = _Unpickler(io.BytesIO(data), record).load()
+        return _Plain(record, len(data) + _VALUES_SPARE).of(value)
+    except UnreadableError:
+        raise
+    except EOFError as error:
+        raise UnreadableError("the file is cut off (a write that did not end)") from error
+    except RecursionError as error:
+        raise UnreadableError("it nests too deeply") from error
+    except Exception as error:
+        # Bytes that are no pickle make an unpickler fail in any way: KeyError, MemoryError, …
+        reason = str(error) or type(error).__name__
+        cut_off = "truncated" in reason or "ran out" in reason.lower()
+        raise UnreadableError(
+            "the file is cut off (a write that did not end)"
+            if cut_off
+            else f"it is no pickle of stats: {reason}"
+        ) from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, record: type) -> None:
+        super().__init__(file)
+        self._record = record
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        name = f"{module_name}.{global_name}"
+        if name in _RECORDS:
+            return self._record
+        if name in STAND_INS:
+            return STAND_INS[name]
+        raise UnreadableError(
+            f"it names {name}, which is no plain value; reading that could run code, so it was not read"
+        )
+
+
+class _Plain:
+    """Puts dicts in the place of records, and counts: a few bytes can stand for more than memory holds."""
+
+    def __init__(self, record: type, values_max: int) -> None:
+        self._record = record
+        self._left = values_max
+
+    def of(self, value: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableError("it stands for more values than it has bytes")
+        kind = type(value)
+        if kind is self._record:
+            return self.of(vars(value))
+        if kind is dict:
+            return {self.of(key): self.of(item) for key, item in value.items()}
+        if kind in (list, tuple, set, frozenset):
+            return kind(map(self.of, value))
+        if value is None or kind in (bool, int, float, complex, str, bytes):
+            return value
+        raise UnreadableError(f"it holds a {kind.__name__}, which is no plain value")
