@@ -210,6 +210,11 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def set_time(path: Path, stamp_ns: int) -> None:
+    """Let a file or a link look as if it had been written then, in nanoseconds since 1970."""
+    os.utime(path, ns=(stamp_ns, stamp_ns), follow_symlinks=False)
+
+
 def sync_file_systems() -> None:
     """Write back what anybody has written: for copies of so many files that each sync would count."""
     os.sync()
@@ -265,8 +270,13 @@ def remove_directory(path: Path) -> None:
 
 def replace_text(path: Path, text: str, *, like: Path) -> None:
     """Give a small file this content: after a crash it holds the old text or the new one."""
+    replace_bytes(path, text.encode(), like=like)
+
+
+def replace_bytes(path: Path, data: bytes, *, like: Path) -> None:
+    """``replace_text`` for bytes."""
     with new_file(path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp"), like=like) as (descriptor, made):
-        write(descriptor, text.encode())
+        write(descriptor, data)
         sync_file(descriptor)
         rename(made, path)
 

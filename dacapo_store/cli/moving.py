@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,17 +17,19 @@ import typer
 
 from dacapo_store.cli import EXIT_PROBLEM
 from dacapo_store.cli.change import DryRun
+from dacapo_store.cli.look import At, BaseOption
 from dacapo_store.cli.output import count, remark, say, say_json, size
 from dacapo_store.cli.places import base_of
 from dacapo_store.cli.tables import Json, show
 
 if TYPE_CHECKING:
-    from dacapo_store.moving import ImportReport
+    from dacapo_store.moving import ExportReport, ImportReport
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
     app.command("import")(import_)
+    app.command()(export_dacapo)
 
 
 def import_(
@@ -91,23 +93,64 @@ def import_(
     if as_json:
         say_json(asdict(report))
     else:
-        _say_import(report)
+        _say(report, "imported", report.imported)
+        if not report.dry_run:
+            remark(f"The log of {report.base} is at position {report.position}.")
     if report.problems:
         raise typer.Exit(EXIT_PROBLEM)
 
 
-def _say_import(report: ImportReport) -> None:
+def export_dacapo(
+    target: Annotated[
+        Path, typer.Argument(help="An empty or missing folder for DaCapo's base.", metavar="TARGET")
+    ],
+    *,
+    base: BaseOption = None,
+    at: At = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Share files with the base; only if TARGET is never written to.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write the state of a base as a base of DaCapo's own stores: configs, stats, weights, arrays.
+
+    One that was interrupted is simply repeated. Exit code 0: everything. 1: something DaCapo's stores
+    cannot hold, or that could not be read.
+
+    Example: dacapo-store export-dacapo ../back --at 2026-03-01T00:00Z --dry-run
+    """
+    from dacapo_store.moving import export_base
+
+    with _bar("exporting") as progress:
+        report = export_base(
+            base_of(base),
+            target,
+            at=at,
+            payloads="link" if link else "copy",
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if as_json:
+        say_json(asdict(report))
+    else:
+        _say(report, "exported", report.exported)
+        remark(f"The state is that as of position {report.position}.")
+    if report.problems:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _say(report: ImportReport | ExportReport, done: str, counts: Mapping[str, int]) -> None:
     import pyarrow as pa
 
     for place, reason in report.remarks:
         remark(f"{place}: {reason}")
     for place, reason in report.problems:
-        say(f"not imported\t{_one_line(place)}\t{_one_line(reason)}")
-    kinds = sorted(report.imported.keys() | report.known.keys())
-    verb = "would be imported" if report.dry_run else "imported"
+        say(f"not {done}\t{_one_line(place)}\t{_one_line(reason)}")
+    kinds = sorted(counts.keys() | report.known.keys())
     columns = {
         "kind": pa.array(kinds, pa.string()),
-        verb: [report.imported.get(kind, 0) for kind in kinds],
+        f"would be {done}" if report.dry_run else done: [counts.get(kind, 0) for kind in kinds],
         "known": [report.known.get(kind, 0) for kind in kinds],
     }
     show(pa.table(columns))
@@ -117,8 +160,6 @@ def _say_import(report: ImportReport) -> None:
     )
     if report.dry_run:
         remark("Nothing was written: this was a dry run.")
-    else:
-        remark(f"The log of {report.base} is at position {report.position}.")
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dacapo_store.moving.exporting import ExportReport, export_base
 from dacapo_store.moving.importing import ImportReport, import_base
 
-__all__ = ["ImportReport", "import_base"]
+__all__ = ["ExportReport", "ImportReport", "export_base", "import_base"]

@@ -20,10 +20,9 @@ In place, files stay where they are: a weights file gets a second name in ``chec
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -54,9 +53,9 @@ from dacapo_store.moving.found import (
     FoundContainer,
     FoundStats,
     FoundWeights,
-    Origin,
     UnreadableError,
 )
+from dacapo_store.moving.progress import Progress, Reading
 from dacapo_store.moving.zarr_trees import ZarrArray, copy_tree
 from dacapo_store.payload_copies import bring
 from dacapo_store.weights_file import WeightsUnsafeError
@@ -72,9 +71,6 @@ from eventstore import (
 
 if TYPE_CHECKING:
     from pymongo.database import Database
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being read, how many bytes of all are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,7 @@ def import_base(
         link=root == target or payloads == "link",
         array_digests=array_digests,
         dry_run=dry_run,
-        progress=_Reading(progress or (lambda *_: None)),
+        progress=Reading(progress or (lambda *_: None)),
         problems=findings.problems,
         remarks=findings.remarks,
     )
@@ -204,7 +200,7 @@ class _Importer:
     link: bool
     array_digests: bool
     dry_run: bool
-    progress: _Reading
+    progress: Reading
     problems: list[tuple[str, str]]
     remarks: list[tuple[str, str]]
     imported: Counter[str] = field(default_factory=Counter)
@@ -219,7 +215,7 @@ class _Importer:
         ordered = in_order(found)
         self.progress.total = sum(each.origin.bytes for each in ordered)
         for each in ordered:
-            with self.progress.of(each.origin):
+            with self.progress.of(each.origin.place, each.origin.bytes):
                 try:
                     self._take(each)
                 except UnreadableError as error:
@@ -388,27 +384,3 @@ class _Importer:
             return Seen().add(log.read_stream(stream))
         seen = self._seen.setdefault(stream, Seen())
         return seen.add(log.read_stream(stream, from_version=len(seen.events)))
-
-
-@dataclass
-class _Reading:
-    """How far the reading is."""
-
-    tell: Progress
-    total: int = 0
-    done: int = 0
-    place: str = ""
-
-    @contextlib.contextmanager
-    def of(self, origin: Origin) -> Iterator[None]:
-        """Something is read inside."""
-        self.place, before = origin.place, self.done
-        self.tell(self.place, self.done, self.total)
-        yield
-        self.done = before + origin.bytes
-        self.tell(self.place, self.done, self.total)
-
-    def read(self, count: int) -> None:
-        """A part of it has been read."""
-        self.done += count
-        self.tell(self.place, self.done, self.total)

@@ -104,6 +104,11 @@ def arrays_in(container: Path) -> Iterator[ZarrArray]:
             )
 
 
+def tree_bytes(folder: Path) -> int:
+    """The size of all files below a folder."""
+    return sum(Path(parent, name).stat().st_size for parent, _, names in os.walk(folder) for name in names)
+
+
 def copy_tree(source: Path, target: Path, *, link: bool, like: Path) -> int:
     """Copy what is not there yet, with its times; a copy that was interrupted goes on where it was.
 
