@@ -15,7 +15,7 @@ import difflib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 from dacapo_store import converter
 from dacapo_store.base import Base
@@ -271,7 +271,11 @@ class FileConfigStore(ConfigStore):
     Attributes:
         path: The absolute path. With ``users``, ``runs``, ``tasks`` and so on below it these are
             names that DaCapo knows and that ``delete_config`` takes. The configs lie in the log.
+        duplicate_name_error_type: What is raised when a name is taken. A client whose code catches a
+            class of its own puts one here that is both.
     """
+
+    duplicate_name_error_type: ClassVar[type[DuplicateNameError]] = DuplicateNameError
 
     def __init__(
         self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
@@ -348,7 +352,7 @@ class FileConfigStore(ConfigStore):
         return self._retrieve(self._kind(database), config_name, raw=True)
 
     def _store(self, kind: str, config: Any, ignore: Collection[str] | None) -> None:
-        documents = _documents(kind, converter.unstructure(config))
+        documents = _documents(kind, self._document_of(config))
         while True:
             appends = [self._storing(*key, document, ignore) for key, document in documents.items()]
             if not any(append.events for append in appends):
@@ -370,7 +374,9 @@ class FileConfigStore(ConfigStore):
             event = EVENT_TYPES.event(ConfigStored(kind=kind, name=name, document=document))
             return StreamAppend(_stream(kind, name), [event], version)
         if not converter.documents_equal(stored.document, document, ignore=ignore):
-            raise DuplicateNameError(_how_they_differ(kind, name, stored.document, document, ignore or ()))
+            raise self.duplicate_name_error_type(
+                _how_they_differ(kind, name, stored.document, document, ignore or ())
+            )
         return StreamAppend(_stream(kind, name), [], version)
 
     def _current(self, kind: str, name: str) -> tuple[ConfigStored | None, ExpectedVersion]:
@@ -382,7 +388,15 @@ class FileConfigStore(ConfigStore):
         stored, _ = self._current(kind, _checked_name(kind, name))
         if stored is None:
             raise self._missing(kind, name)
-        return stored.document if raw else converter.structure(stored.document)
+        return stored.document if raw else self._config_of(kind, stored.document)
+
+    def _document_of(self, config: Any) -> Any:
+        """What is stored of a config."""
+        return converter.unstructure(config)
+
+    def _config_of(self, kind: str, document: Any) -> Any:  # noqa: ARG002 - a document may not name its type
+        """The config that a document of this kind was made of."""
+        return converter.structure(document)
 
     def _names(self, kind: str, part_names: Mapping[str, Collection[str]] | None = None) -> list[str]:
         conditions: list[str] = ["kind = ?"]

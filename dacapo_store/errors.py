@@ -27,6 +27,13 @@ class WeightsMissingError(MissingError, ValueError, FileNotFoundError):
     """No weights are stored for this run and iteration, or none are its best: check both."""
 
 
+class NotImportedError(DaCapoStoreError):
+    """A run lies in DaCapo's own files, and this history knows nothing of it; nothing was changed.
+
+    Import the base first, or use another one: otherwise the training would begin anew.
+    """
+
+
 class DamagedArtifactError(DaCapoStoreError):
     """A file beside the log is not the one that its event names: restore it from a copy.
 
