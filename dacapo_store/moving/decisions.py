@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
 
 from dacapo_store import converter
 from dacapo_store.events import EVENT_TYPES, ArrayRecorded, BestWeightsChosen, ConfigStored, WeightsStored
@@ -94,7 +96,7 @@ def import_id(found: Found, *subject: str | int) -> UUID:
 
 def dated(fact: msgspec.Struct, event_id: UUID, time: datetime) -> Event:
     """The event that says this, with the time of the file."""
-    return replace(EVENT_TYPES.event(fact, event_id=event_id), recorded_at=time)
+    return structs.replace(EVENT_TYPES.event(fact, event_id=event_id), recorded_at=time)
 
 
 def storing_config(found: FoundConfig, document: Any) -> Decision:
@@ -144,7 +146,7 @@ def storing_stats(found: FoundStats, rows: Any) -> Decision:
                 f"the first {same:,} of them equal"
             )
         return [
-            replace(event, event_id=event_id, recorded_at=found.origin.time)
+            structs.replace(event, event_id=event_id, recorded_at=found.origin.time)
             for event, event_id in zip(new, [first, *ids], strict=False)
         ]
 

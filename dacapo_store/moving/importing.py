@@ -28,6 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from msgspec import structs
+
 from dacapo_store import artifacts, weights_file
 from dacapo_store.artifacts import CHUNK_BYTES
 from dacapo_store.base import Base
@@ -366,7 +368,7 @@ class _Importer:
             events = decision(seen)
             if self.base is not None and events and not self.dry_run:
                 expected = seen.events[-1].stream_version if seen.events else NO_STREAM
-                marked = [replace(each, metadata={MARK: found.origin.place}) for each in events]
+                marked = [structs.replace(each, metadata={MARK: found.origin.place}) for each in events]
                 try:
                     self.base.append(stream, marked, expected=expected, durability="os")
                 except (ExpectedVersionError, DuplicateEventError):

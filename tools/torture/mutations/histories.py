@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import structs
 
 from dacapo_store.base import Base
 from dacapo_store.config_store import FileConfigStore
@@ -60,7 +62,7 @@ def _store_configs_whatever_came_between(patch: Patch) -> None:
     honest = FileConfigStore._storing  # noqa: SLF001
 
     def storing(store: FileConfigStore, *arguments: Any) -> StreamAppend:
-        return replace(honest(store, *arguments), expected=ANY)
+        return structs.replace(honest(store, *arguments), expected=ANY)
 
     patch.set(FileConfigStore, "_storing", storing)
 
