@@ -5,6 +5,7 @@ Nothing here knows of experiments, DuckDB or torch. Start with ``EventLog.open``
 
 from eventstore.encoding import SharedMetadata
 from eventstore.errors import (
+    CommitUnknownError,
     DamagedLogError,
     DuplicateEventError,
     EventStoreError,
@@ -16,6 +17,7 @@ from eventstore.errors import (
     ReadOnlyLogError,
     SchemaVersionError,
     StorageError,
+    StorageUnavailableError,
     UnknownEventTypeError,
     WriteRefusedError,
 )
@@ -48,6 +50,7 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "Commit",
+    "CommitUnknownError",
     "DamagedLogError",
     "DuplicateEventError",
     "Event",
@@ -71,6 +74,7 @@ __all__ = [
     "SchemaVersionError",
     "SharedMetadata",
     "StorageError",
+    "StorageUnavailableError",
     "StreamAppend",
     "UnknownEventTypeError",
     "Verdict",

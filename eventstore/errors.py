@@ -98,6 +98,27 @@ class StorageError(EventStoreError, OSError):
     """
 
 
+class CommitUnknownError(EventStoreError, OSError):
+    """A storage on other hosts did not say whether a commit was kept, in the time that it had.
+
+    It is there, or it will never be, or its request is still on the way; whatever comes to stand at its
+    position decides it. Ask ``EventLog.resolve(error)`` before you repeat the append.
+
+    Attributes:
+        commit_id: The chain's value behind it, 64 hexadecimal digits, which no other commit has.
+        position: The position of its first event.
+        next_position: The position behind its last event.
+    """
+
+    commit_id: str
+    position: int
+    next_position: int
+
+
+class StorageUnavailableError(EventStoreError, OSError):
+    """A storage on other hosts does not answer. Nothing was written by this call: try it again."""
+
+
 class DamagedLogError(EventStoreError):
     """Bytes that must be right are wrong; reading stops in front of them.
 

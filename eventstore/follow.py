@@ -29,6 +29,7 @@ def follow(
     from_position: int,
     *,
     watched: Path | None,
+    wait: Callable[[float], bool] | None = None,
     timeout: float | None,
     stop: Stop | None,
 ) -> Iterator[RecordedEvent]:
@@ -38,12 +39,13 @@ def follow(
         read: Gives all events from a position on, up to now.
         from_position: The first position wanted.
         watched: A folder that changes when an event comes; None polls.
+        wait: Waits so many seconds at most, and says whether an event may have come; instead of a folder.
         timeout: Seconds of silence after which to end; None waits for ever.
         stop: Ends the following soon after it is set.
     """
     if from_position < 0:
         raise ValueError(f"positions count from 0, so not {from_position}")
-    hints = _hints(watched)
+    hints = _hints(watched) if wait is None else _waited(wait)
     last_heard = time.monotonic()
     position = from_position
     while stop is None or not stop.is_set():
@@ -65,6 +67,11 @@ def _wait(hints: Iterator[bool], *, until: float | None, stop: Stop | None) -> N
     while time.monotonic() < deadline:
         if next(hints) or (stop is not None and stop.is_set()):
             return
+
+
+def _waited(wait: Callable[[float], bool]) -> Iterator[bool]:
+    while True:
+        yield wait(_WATCH_MILLISECONDS / 1000)
 
 
 def _hints(watched: Path | None) -> Iterator[bool]:

@@ -13,9 +13,8 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 from uuid import UUID
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 from eventstore import format as log_format
 from eventstore.encoding import EncodedEvent, encode_events
 from eventstore.errors import (
+    CommitUnknownError,
     DamagedLogError,
     DuplicateEventError,
     EventStoreError,
@@ -38,7 +38,7 @@ from eventstore.errors import (
 )
 from eventstore.follow import Stop, follow
 from eventstore.format import Numbers
-from eventstore.index import Run
+from eventstore.group_commit import GroupCommit, PendingAppend
 from eventstore.log_state import LogState
 from eventstore.message import BatchMessage
 from eventstore.model import (
@@ -51,9 +51,11 @@ from eventstore.model import (
     StreamState,
     Verdict,
 )
+from eventstore.placing import placed
 from eventstore.schema import clocks, envelope_schema, folded_chain, recorded_events
-from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
-from eventstore.storage.protocol import Storage, StoredBatch
+from eventstore.storage.addresses import open_storage
+from eventstore.storage.local import SEGMENT_BYTES_MAX
+from eventstore.storage.protocol import GroupStorage, Storage, StoredBatch
 
 Durability = Literal["commit", "os"]
 
@@ -86,6 +88,14 @@ class EventLog:
         self._inherited = False
         self._alone_until = 0.0
         self._state = LogState(self._adapter)
+        self._group: GroupCommit | None = None
+        if isinstance(storage, GroupStorage):
+            self._group = GroupCommit(
+                self._state,
+                self._group_adapter,
+                known_commit=self._known_commit,
+                check=self._check_expectations,
+            )
         try:
             self._state.begin()
             self._state.catch_up()
@@ -103,27 +113,35 @@ class EventLog:
         *,
         read_only: bool = False,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        options: Mapping[str, str] | None = None,
     ) -> Self:
-        """Open the log in a folder, or create one there.
+        """Open the log in a folder or at an address, or create one there.
 
         A tail that a crash left unfinished is moved to ``quarantine/`` inside the folder, and what
         is served afterwards is synced first. Nothing that was acknowledged is ever cut.
 
         Args:
-            path: The log's folder.
+            path: The log's folder; or an address such as ``shared:///data/log`` for a folder that
+                several hosts use.
             read_only: Take no lock, recover nothing, write nothing; the folder must hold a log.
             segment_bytes_max: A segment file that has this many bytes gets no further commit.
+            options: For an address: what may also stand in its query, such as ``patience_seconds``.
 
         Raises:
             DamagedLogError: Bytes that must be right are wrong. Run ``verify`` and restore the file.
             FormatVersionError: The log is newer than this program: upgrade.
             LogNotFoundError: ``read_only`` and there is no log here.
             PermissionError: The folder cannot be written: open it with ``read_only=True``.
+            StorageUnavailableError: The storage at an address does not answer.
+            ValueError: The address, or an option, is none that is known; the text lists those.
         """
         if segment_bytes_max <= 0:
             raise ValueError(f"segment_bytes_max is a number of bytes above 0, not {segment_bytes_max}")
-        folder = Path(path).expanduser().absolute()
-        log = cls(LocalStorage(folder, read_only=read_only, segment_bytes_max=segment_bytes_max))
+        log = cls(
+            open_storage(
+                path, read_only=read_only, segment_bytes_max=segment_bytes_max, options=options or {}
+            )
+        )
         if not read_only:
             # A disk that takes no writes can still be read; the next append says what is wrong.
             with contextlib.suppress(StorageError, ReadOnlyLogError):
@@ -189,6 +207,10 @@ class EventLog:
             chosen_ids += [event.event_id for event in part.events if event.event_id is not None]
         self._check_parts(appends, encoded)
         message = BatchMessage(encoded)
+        if self._group is not None:
+            return self._append_in_group(
+                PendingAppend(appends, encoded, message, chosen_ids), durability=durability
+            )
         self._read_ahead(appends, chosen_ids)
         commit = None
         while commit is None:
@@ -205,6 +227,37 @@ class EventLog:
             self._adapter().sync(commit.next_position)
         self._state.keep_index()
         return commit
+
+    def _append_in_group(self, pending: PendingAppend, *, durability: Durability) -> Commit:
+        storage = self._adapter()
+        assert self._group is not None
+        commit = self._group.commit(pending)
+        if durability == "commit":
+            storage.sync(commit.next_position)
+        self._state.keep_index()
+        return commit
+
+    def resolve(self, unknown: CommitUnknownError) -> Commit | None:
+        """What became of a commit whose outcome was unknown: the commit, or None if it will never be.
+
+        Args:
+            unknown: What an append to this log raised, in whatever process.
+
+        Raises:
+            CommitUnknownError: It is still not decided. Any append to the log, of whatever writer,
+                decides it; so does waiting until its request is no more on its way.
+        """
+        next_position = self.next_position
+        if next_position <= unknown.position:
+            raise CommitUnknownError(unknown.message, **unknown.facts)
+        if next_position < unknown.next_position:
+            return None
+        if self.chain_at(unknown.next_position).hex() != unknown.commit_id:
+            return None
+        events = list(self.read(unknown.position, unknown.next_position))
+        versions = {event.stream: event.stream_version for event in events}
+        ids = b"".join([event.event_id.bytes for event in events])
+        return Commit(unknown.position, unknown.next_position, versions, ids)
 
     def sync(self) -> None:
         """Return once everything that was committed before this call is durable.
@@ -279,38 +332,22 @@ class EventLog:
     def _put(
         self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent], message: BatchMessage
     ) -> Commit | None:
-        first_position, chain = self._state.next_position, self._state.chain
-        runs: list[Run] = []
-        versions: list[int] = []
-        last_versions: dict[str, int] = {}
-        for part in appends:
-            stream, count = part.stream, len(part.events)
-            if count:
-                last = self._state.stream_version(stream)
-                version = 0 if last is None else last + 1
-                runs.append((stream, version, count))
-                versions += range(version, version + count)
-                last_versions[stream] = version + count - 1
-        for position, (event, version) in enumerate(zip(encoded, versions, strict=True), first_position):
-            chain = log_format.next_chain(
-                chain, position=position, stream_version=version, content=event.content_digest
-            )
-        count = len(encoded)
+        append = placed(
+            appends,
+            encoded,
+            message,
+            first_position=self._state.next_position,
+            chain=self._state.chain,
+            last_version=self._state.stream_version,
+        )
+        message_bytes, first_position, event_count, chain = append.new
         place = self._adapter().put(
-            message.at(first_position, versions),
-            first_position=first_position,
-            event_count=count,
-            chain=chain,
+            message_bytes, first_position=first_position, event_count=event_count, chain=chain
         )
         if place is None:
             return None
-        if count == 1:
-            ids, clock = encoded[0].id_bytes, encoded[0].recorded_at
-        else:
-            ids = b"".join([event.id_bytes for event in encoded])
-            clock = max([event.recorded_at for event in encoded])
-        self._state.add(runs, ids=ids, clock=clock, chain=chain, place=place)
-        return Commit(first_position, first_position + count, last_versions, ids)
+        self._state.add(append.runs, ids=append.ids, clock=append.clock, chain=chain, place=place)
+        return append.commit
 
     def _known_commit(self, encoded: Sequence[EncodedEvent], chosen_ids: Sequence[UUID]) -> Commit | None:
         """The commit that these very events made earlier, or None when none of their ids is known."""
@@ -466,7 +503,18 @@ class EventLog:
             timeout: End when nothing has come for this many seconds; None never ends.
             stop: End soon after this event (``threading.Event`` or the like) is set.
         """
-        return follow(self.read, from_position, watched=self._adapter().watched, timeout=timeout, stop=stop)
+        storage = self._adapter()
+        return follow(
+            self.read,
+            from_position,
+            watched=storage.watched,
+            wait=self._wait if isinstance(storage, GroupStorage) else None,
+            timeout=timeout,
+            stop=stop,
+        )
+
+    def _wait(self, seconds: float) -> bool:
+        return self._group_adapter().wait(seconds)
 
     def verify(self) -> Verdict:
         """Read the whole log, change nothing, and list everything that is not as it should be."""
@@ -543,6 +591,11 @@ class EventLog:
             raise LogClosedError("this log was closed: open it again")
         return self._storage
 
+    def _group_adapter(self) -> GroupStorage:
+        storage = self._adapter()
+        assert isinstance(storage, GroupStorage)
+        return storage
+
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         with self._state.lock, self._adapter().turn():
@@ -551,6 +604,8 @@ class EventLog:
     def _after_fork(self) -> None:
         """Let go of what the parent holds; a child that never uses the log opens nothing."""
         self._state.after_fork()
+        if self._group is not None:
+            self._group.after_fork()
         if self._storage is not None:
             self._storage.after_fork()
             self._inherited = True

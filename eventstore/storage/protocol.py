@@ -7,10 +7,10 @@ stands at its position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import pyarrow as pa
@@ -141,3 +141,29 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Release everything that is held."""
+
+
+class NewCommit(NamedTuple):
+    """A commit that is to be kept; see ``Storage.put``."""
+
+    message: bytes
+    first_position: int
+    event_count: int
+    chain: bytes
+
+
+@runtime_checkable
+class GroupStorage(Storage, Protocol):
+    """An adapter to which a request costs more than what is in it, so that commits are put together."""
+
+    def put_together(self, commits: Sequence[NewCommit]) -> list[Place] | None:
+        """As ``put``, for several commits that follow each other: all are kept, or none.
+
+        Raises:
+            CommitUnknownError: Whether they are kept is not known, and may not be decided yet.
+            WriteRefusedError: Nothing was kept; the log goes on.
+            ReadOnlyLogError: The storage takes no writes.
+        """
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for news, at most so long; True when there may be some."""

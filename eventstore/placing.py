@@ -1,0 +1,76 @@
+"""An append at its place: positions, stream versions, the chain's value, once what is in front is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from eventstore import format as log_format
+from eventstore.encoding import EncodedEvent
+from eventstore.index import Run
+from eventstore.message import BatchMessage
+from eventstore.model import Commit, StreamAppend
+from eventstore.storage.protocol import NewCommit
+
+
+class PlacedAppend(NamedTuple):
+    """An append that has its place: what is put, what is noted of it, and what is told.
+
+    Attributes:
+        new: What storage keeps.
+        runs: Whose its events are, in order.
+        ids: Their ids, 16 bytes each.
+        clock: The greatest of their clocks.
+        commit: The caller's answer.
+    """
+
+    new: NewCommit
+    runs: list[Run]
+    ids: bytes
+    clock: int
+    commit: Commit
+
+
+def placed(
+    parts: Sequence[StreamAppend],
+    encoded: Sequence[EncodedEvent],
+    message: BatchMessage,
+    *,
+    first_position: int,
+    chain: bytes,
+    last_version: Callable[[str], int | None],
+) -> PlacedAppend:
+    """Give an append its place.
+
+    Args:
+        parts: Its streams.
+        encoded: Its events, in the order of the parts.
+        message: Their message.
+        first_position: The position of the first of them.
+        chain: The chain's value in front of it.
+        last_version: The version of a stream's last event in front of it, or None.
+    """
+    runs: list[Run] = []
+    versions: list[int] = []
+    last_versions: dict[str, int] = {}
+    for part in parts:
+        stream, count = part.stream, len(part.events)
+        if count:
+            last = last_version(stream)
+            version = 0 if last is None else last + 1
+            runs.append((stream, version, count))
+            versions += range(version, version + count)
+            last_versions[stream] = version + count - 1
+    for position, (event, version) in enumerate(zip(encoded, versions, strict=True), first_position):
+        chain = log_format.next_chain(
+            chain, position=position, stream_version=version, content=event.content_digest
+        )
+    count = len(encoded)
+    if count == 1:
+        ids, clock = encoded[0].id_bytes, encoded[0].recorded_at
+    else:
+        ids = b"".join([event.id_bytes for event in encoded])
+        clock = max([event.recorded_at for event in encoded])
+    new = NewCommit(message.at(first_position, versions), first_position, count, chain)
+    commit = Commit(first_position, first_position + count, last_versions, ids)
+    return PlacedAppend(new, runs, ids, clock, commit)

@@ -1,0 +1,499 @@
+"""``NumberedStorage``: a log as numbered commits that are created once each, by writers on any host.
+
+The rules, each of which stands for data that somebody has lost:
+
+1. The bytes of a commit are fixed once, for one place: they hold position, chain value and event ids.
+2. Create at N. Created: committed.
+3. "Exists": read N. If it is mine, an earlier answer was lost and I had won. If nothing is there, the
+   same bytes go to N again. If it is another's, its events count from now on; short jitter; next N.
+4. Any other error: read N and decide in the same way. Never move past N while N is empty.
+5. At the deadline the outcome is unknown, and is said to be. Whatever comes to stand at N settles it.
+
+A commit is mine if it is these very bytes. A reader asks for the next key and trusts no listing; it
+believes a commit if it continues the position and the chain value of the one in front of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from eventstore import format as log_format
+from eventstore.errors import (
+    CommitUnknownError,
+    DamagedLogError,
+    EventStoreError,
+    LogNotFoundError,
+    ReadOnlyLogError,
+    StorageError,
+    StorageUnavailableError,
+    WriteRefusedError,
+)
+from eventstore.index import Landmark, Mark, Place
+from eventstore.model import Verdict
+from eventstore.storage.numbered.commit_bytes import (
+    StoredCommit,
+    damaged,
+    decode_commit,
+    encode_commit,
+)
+from eventstore.storage.numbered.commit_store import CommitStore, RefusedError, UnclearError
+from eventstore.storage.numbered.segments import CACHE_BYTES_MAX, COMMITS, Segments, compacted, segment_name
+from eventstore.storage.numbered.verify import verify_commits
+from eventstore.storage.protocol import NewCommit, StoredBatch
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60.0
+
+_KEPT_BYTES = 16 << 20
+_MANY = 64
+_SEGMENT_FROM = 8
+_PAUSE_SECONDS = 0.2
+_Answer = TypeVar("_Answer")
+
+
+class _End(NamedTuple):
+    """Where the next commit goes: its key, its position, and the chain's value in front of it."""
+
+    key: int
+    position: int
+    chain: bytes
+
+
+class NumberedStorage:
+    """Commits in a store that creates each of them once.
+
+    Args:
+        store: The engine.
+        read_only: Create nothing; the log must be there.
+        patience_seconds: For so long a store that does not answer is asked again.
+        cache: A folder of this host where what was read may be kept, or None.
+        cache_bytes_max: How much of it.
+
+    Raises:
+        LogNotFoundError: ``read_only`` and there is no log.
+        StorageUnavailableError: The store does not answer.
+        WriteRefusedError: The store takes no log.
+    """
+
+    watched: Path | None = None
+
+    def __init__(
+        self,
+        store: CommitStore,
+        *,
+        read_only: bool,
+        patience_seconds: float = PATIENCE_SECONDS,
+        cache: Path | None = None,
+        cache_bytes_max: int = CACHE_BYTES_MAX,
+    ) -> None:
+        self.read_only = read_only
+        self._store = store
+        self._patience = patience_seconds
+        self._first_key = 0 if store.keys == "numbers" else -1
+        self._state = threading.RLock()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._latency = 0.0
+        self._compactor: threading.Thread | None = None
+        try:
+            head = self._open()
+        except BaseException:
+            store.close()
+            raise
+        self.log_id = head.log_id
+        self._end = _End(self._key_behind(head), 0, head.chain)
+        self._durable = 0
+        self.index_folder = _folder_of_log(cache, self.log_id)
+        self._segments: Segments | None = None
+        if store.derived is not None:
+            self._segments = Segments(
+                store.derived, log_id=self.log_id, folder=self.index_folder, cache_bytes_max=cache_bytes_max
+            )
+
+    def _open(self) -> StoredCommit:
+        key = self._first_key
+        there = self._read(key, 1, "open the log")
+        if not there:
+            if self.read_only:
+                raise LogNotFoundError(f"there is no log at {self._store.address}", path=self._store.address)
+            log_id = secrets.token_bytes(16)
+            first_chain = log_format.first_chain(log_id)
+            mine = encode_commit(log_id, first_position=0, first_chain=first_chain, commits=())
+            there = [self._settled(key, mine) or mine]
+        head = decode_commit(there[0], key=key, name=self._name(key))
+        if head.frames or head.first_chain != log_format.first_chain(head.log_id):
+            raise damaged(head.name, 0, 0, "the head of a log belongs")
+        return head
+
+    # --- what the log calls
+
+    @property
+    def durable_position(self) -> int:
+        """Everything that was read or created counts, once the store says that it is durable."""
+        end = self._end.position
+        if self._durable < end:
+            with contextlib.suppress(UnclearError):
+                self._store.settle()
+                self._durable = max(self._durable, end)
+        return self._durable
+
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """There is no lock among hosts: ``put`` tells who came second."""
+        return contextlib.nullcontext()
+
+    def has_news(self, position: int) -> bool:
+        """Whether this process has read farther; to ask the store would cost as much as to read."""
+        return self._end.position > position
+
+    def read(
+        self, from_position: int, until: int | None = None, *, near: Landmark | None = None
+    ) -> Iterator[StoredBatch]:
+        """See ``Storage.read``."""
+        for commit in self._commits(from_position, until, near):
+            yield from commit.batches(from_position, until)
+
+    def resume(self, mark: Mark) -> bool:
+        """See ``Storage.resume``. The commit that ends there is read and checked, and no other."""
+        if mark.last is None:
+            return mark.chain == log_format.first_chain(self.log_id) and mark.position == 0
+        try:
+            found = self._fetch(mark.last.place.segment, 1)
+        except DamagedLogError:
+            return False  # whoever reads everything says so
+        if not found or found[0].log_id != self.log_id:
+            return False
+        ends = {frame.seal.next_position: frame.seal.chain for frame in found[0].frames}
+        if ends.get(mark.position) != mark.chain:
+            return False
+        self._go_on(found[0])
+        return True
+
+    def put(self, message: bytes, *, first_position: int, event_count: int, chain: bytes) -> Place | None:
+        """See ``Storage.put``."""
+        places = self.put_together([NewCommit(message, first_position, event_count, chain)])
+        return None if places is None else places[0]
+
+    def put_together(self, commits: Sequence[NewCommit]) -> list[Place] | None:
+        """See ``GroupStorage.put_together``."""
+        if self.read_only:
+            raise ReadOnlyLogError(
+                f"{self._store.address} was opened read-only: open it without read_only=True to write"
+            )
+        end = self._end
+        if commits[0].first_position != end.position:
+            return None
+        data = encode_commit(self.log_id, first_position=end.position, first_chain=end.chain, commits=commits)
+        others = self._settled(end.key, data, commits[0])
+        self._keep(end.key, data if others is None else others)
+        if others is not None:
+            # Whoever lost tries again at once, but not at the same moment as all the others.
+            time.sleep(random.uniform(0, min(self._latency, _PAUSE_SECONDS)))  # noqa: S311 - no secret
+            return None
+        mine = decode_commit(data, key=end.key, name=self._name(end.key))
+        self._go_on(mine)
+        self._durable = max(self._durable, mine.next_position)
+        self._compact_soon(end.key)
+        return [Place(end.key, 0, frame.offset, frame.seal.frame_bytes) for frame in mine.frames]
+
+    def sync(self, next_position: int) -> None:
+        """See ``Storage.sync``: what was created is durable, and others' commits are made so."""
+        if self._durable < next_position and self.durable_position < next_position:
+            raise StorageError(
+                f"{self._store.address}: it cannot be known whether the log is durable up to position "
+                f"{next_position}; look at the storage and try again",
+                path=self._store.address,
+            )
+
+    def recover(self) -> None:
+        """There is nothing that a sync could have failed to do."""
+
+    def wait(self, seconds: float) -> bool:
+        """See ``GroupStorage.wait``."""
+        return self._store.wait(seconds)
+
+    def verify(self) -> Verdict:
+        """Read every commit and every segment, compute the chain again, and compare."""
+        commits = self._stored_commits()
+        return verify_commits(commits, self.log_id, self._segments)
+
+    def _stored_commits(self) -> Iterator[tuple[StoredCommit, bytes]]:
+        """Every commit, as the store has it now, with its bytes."""
+        key = self._first_key
+        before: StoredCommit | None = None
+        while found := self._read(key, _MANY, "verify the log"):
+            for data in found:
+                commit = decode_commit(data, key=key, name=self._name(key))
+                self._check(commit, before)
+                before, key = commit, self._key_behind(commit)
+                yield commit, data
+
+    def compact(self) -> int:
+        """Make the segments that are not there yet; gives how many were made.
+
+        Raises:
+            DamagedLogError: A commit is not as it was written.
+            StorageUnavailableError: The store does not answer.
+        """
+        made = 0
+        for block in range(self._end.key // COMMITS):
+            made += self._make_segment(block)
+        return made
+
+    def after_fork(self) -> None:
+        """Let the engine go; a thread of the parent may have held the lock."""
+        self._state = threading.RLock()
+        self._compactor = None
+        self._store.after_fork()
+        if self._segments is not None:
+            self._segments.after_fork()
+
+    def reopen(self) -> None:
+        """The engine is made anew on its first use, and what was read is still true."""
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._store.close()
+
+    # --- winning a place
+
+    def _settled(self, key: int, data: bytes, first: NewCommit | None = None) -> bytes | None:
+        """Create ``data`` at ``key`` and return when that is decided: None for mine, or another's bytes.
+
+        Raises:
+            CommitUnknownError: It could not be decided in time.
+            WriteRefusedError: Nothing was created, now or before.
+        """
+        deadline = time.monotonic() + self._patience
+        may_be_on_its_way = False
+        while True:
+            refused: RefusedError | None = None
+            problem: Exception | None = None
+            begun = time.monotonic()
+            try:
+                created = self._store.create(key, data)
+                self._latency = time.monotonic() - begun
+                if created:
+                    return None
+            except RefusedError as error:
+                refused = problem = error
+            except UnclearError as error:
+                may_be_on_its_way, problem = True, error
+            there = self._look(key)
+            if there is not None:
+                if there != data:
+                    return there
+                if self._is_settled():
+                    return None
+                may_be_on_its_way = True
+            elif refused is not None and not may_be_on_its_way:
+                raise WriteRefusedError(
+                    f"{self._store.address} takes no commit: {refused}. Nothing was written; mend it and "
+                    "repeat the call",
+                    path=self._store.address,
+                ) from refused
+            if time.monotonic() >= deadline:
+                raise self._unknown(first, problem) from problem
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - no secret
+
+    def _look(self, key: int) -> bytes | None:
+        """What is at ``key``; None also where the store does not answer."""
+        try:
+            found = self._store.read(key, 1)
+        except (UnclearError, OSError):
+            return None
+        return found[0] if found else None
+
+    def _is_settled(self) -> bool:
+        try:
+            self._store.settle()
+        except UnclearError:
+            return False
+        return True
+
+    def _unknown(self, first: NewCommit | None, problem: Exception | None) -> Exception:
+        reason = "it says that something is there and shows nothing" if problem is None else str(problem)
+        if first is None:
+            return StorageUnavailableError(
+                f"{self._store.address} does not answer ({reason}): the log could not be opened. Try again",
+                path=self._store.address,
+            )
+        return CommitUnknownError(
+            f"{self._store.address} did not answer within {self._patience:g} s ({reason}): whether the "
+            f"commit at position {first.first_position} is there is not known yet. Ask with "
+            "EventLog.resolve before repeating it",
+            commit_id=first.chain.hex(),
+            position=first.first_position,
+            next_position=first.first_position + first.event_count,
+        )
+
+    # --- reading
+
+    def _commits(self, position: int, until: int | None, near: Landmark | None) -> Iterator[StoredCommit]:
+        """The commits that hold these positions, each checked against the one in front of it."""
+        key, before = self._start(position, near)
+        count = 1
+        while until is None or position < until:
+            found = self._fetch(key, count)
+            if not found:
+                return
+            for commit in found:
+                self._check(commit, before)
+                before, key = commit, self._key_behind(commit)
+                if commit.next_position > position:
+                    self._go_on(commit)
+                    yield commit
+                    position = commit.next_position
+                    if until is not None and position >= until:
+                        return
+            count = min(2 * count, _MANY)
+
+    def _start(self, position: int, near: Landmark | None) -> tuple[int, StoredCommit | None]:
+        """The key to begin reading at, and what is known to be in front of it, if anything."""
+        end = self._end
+        if position >= end.position:
+            front = StoredCommit(end.key - 1, "", self.log_id, end.position, end.chain, (), 0)
+            return end.key, front
+        if near is not None and near.position <= position and near.place.segment < end.key:
+            found = self._fetch(near.place.segment, 1)
+            if found and found[0].first_position <= position:
+                return near.place.segment, None
+        return self._first_key, None
+
+    def _check(self, commit: StoredCommit, before: StoredCommit | None) -> None:
+        if commit.log_id != self.log_id:
+            raise damaged(commit.name, 0, commit.first_position, "a commit of another log stands")
+        if before is None:
+            return
+        if (commit.first_position, commit.first_chain) != (before.next_position, before.chain):
+            reason = f"a commit stands that does not continue the log (it begins at {commit.first_position})"
+            raise damaged(commit.name, 0, before.next_position, reason)
+
+    def _go_on(self, commit: StoredCommit) -> None:
+        with self._state:
+            if commit.next_position > self._end.position:
+                self._end = _End(self._key_behind(commit), commit.next_position, commit.chain)
+
+    def _fetch(self, key: int, count: int) -> list[StoredCommit]:
+        """Some commits from ``key`` on, at most about ``count`` requests' worth; none at the end."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            return [decode_commit(kept, key=key, name=self._name(key))]
+        segments = self._segments
+        if segments is not None:
+            is_past = (key // COMMITS + 1) * COMMITS <= self._end.key
+            if is_past or count >= _SEGMENT_FROM:
+                found = self._ask(lambda: segments.commits(key), "read the log")
+                if found:
+                    return found
+        return self._fetch_stored(key, count)
+
+    def _fetch_stored(self, key: int, count: int) -> list[StoredCommit]:
+        found = []
+        for data in self._read(key, count, "read the log"):
+            commit = decode_commit(data, key=key, name=self._name(key))
+            found.append(commit)
+            self._keep(key, data)
+            key = self._key_behind(commit)
+        return found
+
+    def _keep(self, key: int, data: bytes) -> None:
+        """Keep what was read or written just now: it is asked for again soon."""
+        with self._state:
+            if key in self._kept or len(data) > _KEPT_BYTES // 4:
+                return
+            self._kept[key] = data
+            self._kept_bytes += len(data)
+            while self._kept_bytes > _KEPT_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+
+    def _key_behind(self, commit: StoredCommit) -> int:
+        return commit.key + 1 if self._store.keys == "numbers" else commit.next_position
+
+    def _name(self, key: int) -> str:
+        return f"{self._store.address}, commit {key}"
+
+    def _read(self, key: int, count: int, purpose: str) -> Sequence[bytes]:
+        return self._ask(lambda: self._store.read(key, count), purpose)
+
+    def _ask(self, question: Callable[[], _Answer], purpose: str) -> _Answer:
+        """Ask the store until it answers.
+
+        Raises:
+            StorageUnavailableError: It has not, in the time that there is.
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return question()
+            except UnclearError as error:
+                if time.monotonic() >= deadline:
+                    raise StorageUnavailableError(
+                        f"{self._store.address} does not answer, to {purpose}: {error}. Try again",
+                        path=self._store.address,
+                    ) from error
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - no secret
+
+    # --- compaction
+
+    def _compact_soon(self, key: int) -> None:
+        """Whoever creates the last commit of a block makes its segment, and nobody waits for that.
+
+        Half a block later somebody looks again: that process may have ended meanwhile.
+        """
+        count = key + 1
+        if self._segments is None or count < COMMITS or count % (COMMITS // 2):
+            return
+        with self._state:
+            if self._compactor is None or not self._compactor.is_alive():
+                block = count // COMMITS - 1
+                self._compactor = threading.Thread(target=self._try_to_compact, args=(block,), daemon=True)
+                self._compactor.start()
+
+    def _try_to_compact(self, block: int) -> None:
+        try:
+            self._make_segment(block)
+        except (EventStoreError, UnclearError) as error:
+            logger.warning("%s was not made: %s. It is derived.", segment_name(block), error)
+
+    def _make_segment(self, block: int) -> bool:
+        segments = self._segments
+        if segments is None or self._ask(lambda: segments.is_there(block), "compact the log"):
+            return False
+        objects: list[bytes] = []
+        before: StoredCommit | None = None
+        key = block * COMMITS
+        while len(objects) < COMMITS:
+            wanted = min(_MANY, COMMITS - len(objects))
+            found = self._read(key, wanted, "compact the log")
+            for data in found:
+                commit = decode_commit(data, key=key, name=self._name(key))
+                self._check(commit, before)
+                before, key = commit, key + 1
+                objects.append(data)
+            if not found:
+                raise damaged(self._name(key), 0, 0, "nothing stands, although commits follow")
+        segments.keep(block, compacted(objects, name=segment_name(block)))
+        return True
+
+
+def _folder_of_log(cache: Path | None, log_id: bytes) -> Path | None:
+    """A folder of this host that belongs to the log; None where there can be none."""
+    if cache is None:
+        return None
+    folder = cache / log_id.hex()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("%s cannot be made (%s): what is read of the log is not kept.", folder, error)
+        return None
+    return folder

@@ -1,0 +1,54 @@
+"""The check of a whole log of numbered commits: everything is read, and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eventstore import format as log_format
+from eventstore.errors import DamagedLogError, FormatVersionError
+from eventstore.model import Finding, Verdict
+from eventstore.schema import folded_chain
+from eventstore.storage.numbered.commit_bytes import StoredCommit, damaged
+from eventstore.storage.numbered.segments import COMMITS, Segments, compacted, segment_name
+
+
+def verify_commits(
+    stored: Iterator[tuple[StoredCommit, bytes]], log_id: bytes, segments: Segments | None
+) -> Verdict:
+    """Compute the chain over all events, and compare it and the segments with what is kept.
+
+    Args:
+        stored: The commits in order, with their bytes; raises where one is damaged.
+        log_id: The log's id.
+        segments: The compacted segments, or None.
+    """
+    findings: list[Finding] = []
+    chain, position, objects, size = log_format.first_chain(log_id), 0, 0, 0
+    block: list[bytes] = []
+    try:
+        for commit, data in stored:
+            for batch in commit.batches(0, None):
+                chain = folded_chain(chain, batch.batch)
+                if chain != batch.chain:
+                    reason = "events stand that are not those that the chain vouches for"
+                    raise damaged(commit.name, batch.place.offset, batch.first_position, reason)
+                position = batch.next_position
+            objects, size = objects + 1, size + len(data)
+            if segments is not None:
+                block.append(data)
+                if len(block) == COMMITS:
+                    findings += _compared(segments, commit.key // COMMITS, block)
+                    block = []
+    except (DamagedLogError, FormatVersionError) as error:
+        name = getattr(error, "path", "")
+        findings.append(Finding("damage", name, getattr(error, "offset", None), position, str(error)))
+    return Verdict(position, objects, size, chain.hex(), tuple(findings))
+
+
+def _compared(segments: Segments, number: int, block: list[bytes]) -> list[Finding]:
+    name = segment_name(number)
+    kept = segments.stored(number)
+    if kept is None or kept == compacted(block, name=name):
+        return []
+    text = "it holds other bytes than the commits that it was made of. It is derived and may be deleted"
+    return [Finding("note", name, 0, None, text)]

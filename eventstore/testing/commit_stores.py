@@ -1,0 +1,143 @@
+"""Engines for tests of numbered commits: one in memory, and one that makes any engine unreliable."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from eventstore.storage.numbered import CommitStore, DerivedObjects, UnclearError
+
+
+class MemoryCommitStore:
+    """Objects in this process's memory, created once each.
+
+    Args:
+        keys: What they are numbered by; see ``CommitStore``.
+    """
+
+    def __init__(self, keys: Literal["numbers", "positions"] = "numbers") -> None:
+        self.keys = keys
+        self.address = "memory://"
+        self.objects: dict[int, bytes] = {}
+        self.derived: _MemoryObjects | None = _MemoryObjects() if keys == "numbers" else None
+        self.requests = 0
+        self._turn = threading.Lock()
+
+    def create(self, key: int, data: bytes) -> bool:
+        """See ``CommitStore.create``."""
+        with self._turn:
+            self.requests += 1
+            return self.objects.setdefault(key, data) is data
+
+    def read(self, key: int, count: int) -> Sequence[bytes]:
+        """See ``CommitStore.read``."""
+        with self._turn:
+            self.requests += 1
+            if self.keys == "positions":
+                if key not in self.objects:
+                    return []
+                return [self.objects[each] for each in sorted(self.objects) if each >= key][:count]
+            found = []
+            while len(found) < count and key in self.objects:
+                found.append(self.objects[key])
+                key += 1
+            return found
+
+    def settle(self) -> None:
+        """Memory is as durable as it gets."""
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep a little."""
+        time.sleep(min(seconds, 0.01))
+        return True
+
+    def after_fork(self) -> None:
+        """A child has a copy of its own."""
+        self._turn = threading.Lock()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _MemoryObjects(dict[str, bytes]):
+    """Derived objects in memory."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.put``."""
+        self[name] = data
+
+
+class FaultyCommitStore:
+    """An engine on a bad network: answers are lost, requests are lost, refused for now, or come late.
+
+    Args:
+        store: The engine behind it.
+        seed: Of the dice.
+        share: How many of the requests meet a fault, 0 to 1.
+        late_seconds: Up to how long a request that its sender has given up may take to arrive.
+    """
+
+    def __init__(self, store: CommitStore, *, seed: int, share: float, late_seconds: float = 0.02) -> None:
+        self._store = store
+        self._dice = random.Random(seed)  # noqa: S311 - dice
+        self._share = share
+        self._late_seconds = late_seconds
+        self._late: list[threading.Thread] = []
+        self.address = store.address
+        self.keys = store.keys
+        self.derived: DerivedObjects | None = None
+
+    def create(self, key: int, data: bytes) -> bool:
+        """As the engine does; or not, or unseen, or later."""
+        fault = self._fault("unanswered", "unsent", "late", "conflict")
+        if fault == "unsent":
+            raise UnclearError("503 Slow Down")
+        if fault == "conflict":
+            return False
+        if fault == "late":
+            sender = threading.Thread(target=self._create_late, args=(key, data), daemon=True)
+            self._late.append(sender)
+            sender.start()
+            raise UnclearError("the request timed out")
+        created = self._store.create(key, data)
+        if fault == "unanswered":
+            raise UnclearError("the connection was reset")
+        return created
+
+    def read(self, key: int, count: int) -> Sequence[bytes]:
+        """As the engine does, or not."""
+        if self._fault("unanswered", "ok", "ok"):
+            raise UnclearError("the connection was reset")
+        return self._store.read(key, count)
+
+    def arrive(self) -> None:
+        """Wait until nothing is on its way any more."""
+        for sender in self._late:
+            sender.join()
+
+    def settle(self) -> None:
+        """See ``CommitStore.settle``."""
+        self._store.settle()
+
+    def wait(self, seconds: float) -> bool:
+        """See ``CommitStore.wait``."""
+        return self._store.wait(seconds)
+
+    def after_fork(self) -> None:
+        """See ``CommitStore.after_fork``."""
+        self._late = []
+        self._store.after_fork()
+
+    def close(self) -> None:
+        """The engine is its owner's."""
+
+    def _create_late(self, key: int, data: bytes) -> None:
+        time.sleep(self._dice.uniform(0, self._late_seconds))
+        self._store.create(key, data)
+
+    def _fault(self, *kinds: str) -> str | None:
+        kind = self._dice.choice(kinds) if self._dice.random() < self._share else None
+        return None if kind == "ok" else kind

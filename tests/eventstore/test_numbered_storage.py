@@ -1,0 +1,443 @@
+"""Numbered commits on an engine that loses requests and answers, and what the rules are for."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventstore import (
+    NO_STREAM,
+    CommitUnknownError,
+    DamagedLogError,
+    Event,
+    EventLog,
+    ExpectedVersionError,
+    LogNotFoundError,
+    StorageUnavailableError,
+    WriteRefusedError,
+)
+from eventstore.storage.numbered import NumberedStorage, RefusedError, UnclearError
+from eventstore.storage.numbered.segments import COMMITS
+from eventstore.testing.commit_stores import FaultyCommitStore, MemoryCommitStore
+from eventstore.testing.contract import LogContract, OpenLog
+
+
+class _MemoryContract(LogContract):
+    keys: Literal["numbers", "positions"]
+
+    @pytest.fixture
+    def open_log(self) -> Iterator[OpenLog]:
+        """Every call opens the store anew."""
+        store = MemoryCommitStore(self.keys)
+        opened: list[EventLog] = []
+
+        def open_log() -> EventLog:
+            opened.append(_log(store))
+            return opened[-1]
+
+        yield open_log
+        for log in opened:
+            log.close()
+
+
+class TestByNumber(_MemoryContract):
+    """Commits are counted."""
+
+    keys = "numbers"
+
+
+class TestByPosition(_MemoryContract):
+    """Commits are named by their first position, as in a database."""
+
+    keys = "positions"
+
+
+class _Scripted(MemoryCommitStore):
+    """Does to each ``create`` what the script says; after its end, what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script: list[str] = []
+        self.created: list[tuple[int, bytes]] = []
+
+    def create(self, key: int, data: bytes) -> bool:
+        self.created.append((key, data))
+        step = self.script.pop(0) if self.script else "do"
+        match step:
+            case "lose answer":
+                super().create(key, data)
+                raise UnclearError("the connection was reset")
+            case "lose request":
+                raise UnclearError("503")
+            case "conflict":
+                return False
+            case "refuse":
+                raise RefusedError("no room")
+        return super().create(key, data)
+
+
+def _log(
+    store: MemoryCommitStore | FaultyCommitStore, *, patience: float = 30, cache: Path | None = None
+) -> EventLog:
+    return EventLog(NumberedStorage(store, read_only=False, patience_seconds=patience, cache=cache))
+
+
+@pytest.fixture
+def store() -> _Scripted:
+    return _Scripted()
+
+
+@pytest.fixture
+def log(store: _Scripted) -> Iterator[EventLog]:
+    with _log(store, patience=0) as log:
+        yield log
+
+
+def _types(log: EventLog) -> list[str]:
+    return [event.type for event in log.read()]
+
+
+# --- the rules, one by one
+
+
+def test_an_append_costs_one_request_where_nobody_else_writes(store: _Scripted, log: EventLog) -> None:
+    before = store.requests
+    for _ in range(5):
+        log.append("s", [Event("A")])
+    assert store.requests - before == 5
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(store: _Scripted, log: EventLog) -> None:
+    store.script = ["lose answer"]
+    commit = log.append("s", [Event("A")])
+    assert (commit.first_position, _types(log)) == (0, ["A"])
+    assert len(store.created) == 2  # the log's head, and the one request
+
+
+def test_after_a_conflict_the_same_bytes_go_to_the_same_place(store: _Scripted) -> None:
+    with _log(store) as log:
+        store.script = ["conflict", "lose request", "conflict"]
+        log.append("s", [Event("A")])
+        assert _types(log) == ["A"]
+    assert len(set(store.created[1:])) == 1
+    assert len(store.created) == 5
+
+
+def test_a_place_that_another_has_won_is_taken_into_account(store: _Scripted, log: EventLog) -> None:
+    with _log(store) as other:
+        other.append("s", [Event("A")])
+        other.append("t", [Event("B")])
+    commit = log.append("s", [Event("C")])
+    assert (commit.first_position, commit.last_stream_version) == (2, 1)
+    assert _types(log) == ["A", "B", "C"]
+
+
+def test_who_decided_on_an_old_state_is_told_so(store: _Scripted, log: EventLog) -> None:
+    with _log(store) as other:
+        other.append("s", [Event("A")])
+    with pytest.raises(ExpectedVersionError, match="is at version 0"):
+        log.append("s", [Event("B")], expected=NO_STREAM)
+    assert log.append("s", [Event("B")], expected=0).first_position == 1
+
+
+def test_an_unknown_outcome_is_said_to_be_one_and_can_be_resolved(store: _Scripted, log: EventLog) -> None:
+    store.script = ["lose request"]
+    with pytest.raises(CommitUnknownError) as caught:
+        log.append("s", [Event("A")])
+    unknown = pickle.loads(pickle.dumps(caught.value))
+    assert (unknown.position, unknown.next_position) == (0, 1)
+    with pytest.raises(CommitUnknownError):
+        log.resolve(unknown)
+    key, data = store.created[-1]
+    assert store.objects.setdefault(key, data) == data  # the request arrives after all
+    commit = log.resolve(unknown)
+    assert commit is not None
+    assert (commit.first_position, commit.next_position, commit.stream_versions) == (0, 1, {"s": 0})
+    with _log(store) as other:
+        assert other.resolve(unknown) == commit
+
+
+def test_a_request_that_comes_too_late_changes_nothing(store: _Scripted, log: EventLog) -> None:
+    store.script = ["lose request"]
+    with pytest.raises(CommitUnknownError) as caught:
+        log.append("s", [Event("A")])
+    late = store.created[-1]
+    assert log.append("s", [Event("B")]).first_position == 0
+    assert MemoryCommitStore.create(store, *late) is False
+    assert log.resolve(caught.value) is None
+    assert _types(log) == ["B"]
+
+
+def test_a_refusal_is_told_at_once_and_the_log_goes_on(store: _Scripted, log: EventLog) -> None:
+    store.script = ["refuse"]
+    with pytest.raises(WriteRefusedError, match="no room"):
+        log.append("s", [Event("A")])
+    assert log.append("s", [Event("B")]).first_position == 0
+    assert _types(log) == ["B"]
+
+
+def test_a_refusal_behind_a_lost_request_decides_nothing(store: _Scripted) -> None:
+    """The first request may still arrive."""
+    with _log(store, patience=0.3) as log:
+        store.script = ["lose request"] + ["refuse"] * 100
+        with pytest.raises(CommitUnknownError):
+            log.append("s", [Event("A")])
+
+
+def test_the_log_is_made_once_by_whoever_comes_first() -> None:
+    store = MemoryCommitStore()
+    opened: list[EventLog] = []
+    start = threading.Barrier(8)
+
+    def open_one() -> None:
+        start.wait()
+        opened.append(_log(FaultyCommitStore(store, seed=len(opened), share=0.5)))
+
+    threads = [threading.Thread(target=open_one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({log.log_id for log in opened}) == 1
+    assert len(opened) == 8
+
+
+def test_a_log_that_is_not_there_is_not_made_for_a_reader(store: _Scripted) -> None:
+    with pytest.raises(LogNotFoundError):
+        NumberedStorage(store, read_only=True)
+    assert store.objects == {}
+
+
+def test_a_store_that_does_not_answer_is_named() -> None:
+    class Silent(MemoryCommitStore):
+        def read(self, key: int, count: int) -> Sequence[bytes]:
+            raise UnclearError("no route to host")
+
+    with pytest.raises(StorageUnavailableError, match=r"memory://.*no route to host"):
+        _log(Silent(), patience=0)
+
+
+# --- commits of several threads
+
+
+def test_threads_share_a_request(store: _Scripted) -> None:
+    """While one request is under way, the others gather, and then go together."""
+    under_way, go_on = threading.Event(), threading.Event()
+    with _log(store) as log:
+        create = store.create
+
+        def slow(key: int, data: bytes) -> bool:
+            under_way.set()
+            assert go_on.wait(30)
+            return create(key, data)
+
+        store.create = slow  # type: ignore[method-assign]
+        commits = {}
+
+        def append(name: str) -> None:
+            commits[name] = log.append(name, [Event("A"), Event("B")])
+
+        threads = [threading.Thread(target=append, args=(f"s{n}",)) for n in range(6)]
+        threads[0].start()
+        assert under_way.wait(30)
+        for thread in threads[1:]:
+            thread.start()
+        while len(log._group._waiting) < 5:  # type: ignore[union-attr]
+            pass
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(commit.first_position for commit in commits.values()) == list(range(0, 12, 2))
+        assert len(store.objects) == 3
+        assert log.verify().ok
+    with _log(store) as again:
+        assert [event.position for event in again.read()] == list(range(12))
+        assert [event.type for event in again.read(5, 8)] == ["B", "A", "B"]
+
+
+def test_of_threads_that_expect_the_same_one_wins_in_one_group(store: _Scripted) -> None:
+    with _log(store) as log:
+        start = threading.Barrier(6)
+        outcomes: list[str] = []
+
+        def append() -> None:
+            start.wait()
+            try:
+                log.append("s", [Event("A")], expected=NO_STREAM)
+                outcomes.append("won")
+            except ExpectedVersionError:
+                outcomes.append("lost")
+
+        threads = [threading.Thread(target=append) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == ["lost"] * 5 + ["won"]
+        assert log.next_position == 1
+
+
+# --- what is in the store
+
+
+def test_every_commit_is_an_arrow_stream_of_its_own(store: _Scripted, log: EventLog) -> None:
+    log.append("s", [Event("A"), Event("B")])
+    with pa.ipc.open_stream(store.objects[1]) as stream:
+        assert stream.read_all().column("type").to_pylist() == ["A", "B"]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_segment_holds_what_its_commits_hold(store: _Scripted, tmp_path: Path, *, cached: bool) -> None:
+    """It is a pure function of them, an Arrow stream, and readers need nothing else."""
+    with _log(store) as log:
+        for number in range(2 * COMMITS + 5):
+            log.append(f"s{number % 3}", [Event("A", {"n": number})] * (1 + number % 2))
+        expected = [event.data for event in log.read()]
+        storage = log._adapter()
+        assert isinstance(storage, NumberedStorage)
+        if storage._compactor is not None:
+            storage._compactor.join()
+        storage.compact()
+        verdict = log.verify()
+        assert (verdict.ok, verdict.findings) == (True, ())
+    assert store.derived is not None
+    assert sorted(store.derived) == ["seg/000000000000.arrow", "seg/000000000001.arrow"]
+    with pa.ipc.open_stream(store.derived["seg/000000000001.arrow"]) as stream:
+        assert stream.read_all().num_rows == COMMITS * 3 // 2
+    before = store.requests
+    for _ in range(2):
+        with _log(store, cache=tmp_path if cached else None) as log:
+            assert [event.data for event in log.read()] == expected
+            assert [event.data["n"] for event in log.read_stream("s1", 300)][:3] == [601, 601, 604]
+        assert store.requests - before < 200
+
+
+@pytest.mark.parametrize("place", [0, 4000, 200_000])
+def test_a_damaged_segment_is_passed_over(store: _Scripted, tmp_path: Path, place: int) -> None:
+    with _log(store) as log:
+        for number in range(COMMITS):
+            log.append("s", [Event("A", {"n": number})])
+        log._adapter().compact()  # type: ignore[attr-defined]
+    assert store.derived is not None
+    data = bytearray(store.derived["seg/000000000000.arrow"])
+    data[place] ^= 1
+    store.derived["seg/000000000000.arrow"] = bytes(data)
+    with _log(store, cache=tmp_path) as log:
+        assert [event.data["n"] for event in log.read()] == list(range(COMMITS))
+        verdict = log.verify()
+        assert verdict.ok
+        assert [finding.path for finding in verdict.findings] == ["seg/000000000000.arrow"]
+
+
+def test_no_flipped_bit_of_a_commit_is_believed(store: _Scripted) -> None:
+    with _log(store) as log:
+        log.append("s", [Event("A", {"n": 1}, index=[1], values=[0.5])])
+        log.append("s", [Event("B")])
+    good = store.objects[1]
+    for place in range(0, 8 * len(good), 7):
+        data = bytearray(good)
+        data[place // 8] ^= 1 << place % 8
+        store.objects[1] = bytes(data)
+        with pytest.raises(DamagedLogError):
+            _log(store)
+    for size in range(0, len(good), 13):
+        store.objects[1] = good[:size]
+        with pytest.raises(DamagedLogError):
+            _log(store)
+
+
+def test_a_commit_of_another_log_is_refused(store: _Scripted) -> None:
+    other = _Scripted()
+    for each in (store, other):
+        with _log(each) as log:
+            log.append("s", [Event("A")])
+    store.objects[2] = other.objects[1]
+    with pytest.raises(DamagedLogError, match="another log"):
+        _log(store)
+
+
+def test_what_is_damaged_is_found(store: _Scripted, log: EventLog) -> None:
+    log.append("s", [Event("A")])
+    store.objects[1] = store.objects[1][:-8]
+    verdict = log.verify()
+    assert not verdict.ok
+    assert verdict.findings[0].position == 0
+
+
+# --- everything at once
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    share=st.sampled_from([0.1, 0.3, 0.6]),
+    keys=st.sampled_from(["numbers", "positions"]),
+    patience=st.sampled_from([0.0, 0.05, 30.0]),
+)
+def test_nothing_is_lost_and_nothing_is_there_twice(
+    seed: int, share: float, keys: Literal["numbers", "positions"], patience: float
+) -> None:
+    """Four writers of two threads each, on a network that loses, repeats and delays."""
+    store = MemoryCommitStore(keys)
+    _log(store).close()
+    networks = [FaultyCommitStore(store, seed=seed + number, share=share) for number in range(4)]
+    logs = [_opened(network, patience) for network in networks]
+    acknowledged: list[tuple[int, str]] = []
+    unknown: list[tuple[CommitUnknownError, str]] = []
+
+    def write(log: EventLog, name: str) -> None:
+        for number in range(6):
+            text = f"{name}.{number}"
+            try:
+                commit = log.append(name if number % 2 else "all", [Event("A", {"text": text})])
+                acknowledged.append((commit.first_position, text))
+            except CommitUnknownError as error:
+                unknown.append((error, text))
+            except StorageUnavailableError:
+                pass  # nothing was written
+
+    threads = [
+        threading.Thread(target=write, args=(log, f"{place}{half}"))
+        for (place, log), half in itertools.product(enumerate(logs), "ab")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for network in networks:
+        network.arrive()
+    with _log(store) as log:
+        log.append("last", [Event("A", {"text": "last"})])  # decides what was not decided
+        _check_everything(log, acknowledged, unknown)
+
+
+def _check_everything(
+    log: EventLog, acknowledged: list[tuple[int, str]], unknown: list[tuple[CommitUnknownError, str]]
+) -> None:
+    events = list(log.read())
+    there = [event.data["text"] for event in events]
+    assert len(set(there)) == len(there)
+    assert [there[position] for position, _ in acknowledged] == [text for _, text in acknowledged]
+    assert [log.resolve(error) is not None for error, _ in unknown] == [text in there for _, text in unknown]
+    assert set(there) <= {text for _, text in [*acknowledged, *unknown]} | {"last"}
+    assert log.verify().ok
+    for stream in {event.stream for event in events}:
+        versions = [event.stream_version for event in events if event.stream == stream]
+        assert versions == list(range(len(versions)))
+
+
+def _opened(network: FaultyCommitStore, patience: float) -> EventLog:
+    while True:
+        try:
+            return _log(network, patience=patience)
+        except StorageUnavailableError:
+            continue
