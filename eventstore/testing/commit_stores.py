@@ -40,7 +40,7 @@ class MemoryCommitStore:
                 if key not in self.objects:
                     return []
                 return [self.objects[each] for each in sorted(self.objects) if each >= key][:count]
-            found = []
+            found: list[bytes] = []
             while len(found) < count and key in self.objects:
                 found.append(self.objects[key])
                 key += 1
