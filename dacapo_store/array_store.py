@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dacapo_store.base import Base
 from dacapo_store.events import EVENT_TYPES, ArrayRemoved
 from dacapo_store.store_paths import absolute_path
-from eventstore import DuplicateEventError, derived_id, files
+from eventstore import DuplicateEventError, derived_id, files, is_address
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -152,7 +152,8 @@ class LocalArrayStore(ArrayStore):
         self, basedir: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
     ) -> None:
         self.basedir = absolute_path(basedir)
-        self._base = Base.at(str(self.basedir), read_only=read_only, as_of=as_of)
+        base = basedir if is_address(basedir) else str(self.basedir)
+        self._base = Base.at(base, read_only=read_only, as_of=as_of)
 
     def best_validation_array(self, run_name: str, criterion: Any, index: Any = None) -> LocalArrayIdentifier:
         """Where the best validation array by a criterion lies: ``[<index>/]<criterion>``.

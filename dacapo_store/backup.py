@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.location import Location
 from dacapo_store.payload_copies import copy_payload
 from dacapo_store.payloads import Payloads
 from eventstore import EventLog, LogNotFoundError, copy_log, files
@@ -81,10 +82,16 @@ def back_up(
         DamagedLogError: The log is damaged.
         OSError: The disk did not take the copy. It may be repeated and goes on where it was.
     """
-    root, copy = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
+    source = Location.of(base)
+    if not source.is_local:
+        raise ValueError(
+            f"{source.name} is not on this machine: copy it with `dacapo-store replay`, which keeps events, "
+            "ids and times, or with the means of its storage"
+        )
+    root, copy = source.files, Path(target).expanduser().resolve()
     _check_target(root, copy)
     spools = read_spools(root / "events")
-    with synced_log(root) as log:
+    with synced_log(source) as log:
         next_position = log.durable_position
         files.make_directories(copy, like=root)
         copied_log = copy_log(root / "events", copy / "events", next_position=next_position)
@@ -169,11 +176,11 @@ def _check_target(root: Path, copy: Path) -> None:
         raise ValueError(f"{copy} is not empty and no backup: give an empty folder or an earlier backup")
 
 
-def synced_log(root: Path) -> EventLog:
+def synced_log(base: Location) -> EventLog:
     """The log, synced so that all of it can be copied; as far as it is known to be durable otherwise."""
-    events = root / "events"
-    if not events.is_dir():
-        raise LogNotFoundError(f"there is no base in {root}", path=str(root))
+    events = base.log
+    if not base.exists:
+        raise LogNotFoundError(f"there is no base in {base.name}", path=base.name)
     with EventLog.open(events, read_only=True):
         # A folder without a log would get one from opening it for writing.
         pass

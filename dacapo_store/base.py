@@ -21,6 +21,7 @@ import msgspec
 from dacapo_store import housekeeping
 from dacapo_store.background import BackgroundWriter
 from dacapo_store.events import EVENT_TYPES
+from dacapo_store.location import Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.names import validate_run_name
 from dacapo_store.process_record import process_record
@@ -35,6 +36,7 @@ from eventstore import (
     RecordedEvent,
     SharedMetadata,
     StreamAppend,
+    files,
 )
 from eventstore.model import ANY, NO_STREAM, ExpectedVersion
 from eventstore.spool import left_over
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_bases: dict[tuple[Path, bool], Base] = {}
+_bases: dict[tuple[str, bool], Base] = {}
 _bases_lock = threading.Lock()
 
 _IN_BACKGROUND_MAX = 2
@@ -75,7 +77,9 @@ class Base:
     """A base directory; get one with ``Base.at``.
 
     Attributes:
-        path: The directory, absolute.
+        location: Where it is.
+        path: The directory, absolute; of a base at an address, that of its weights and arrays.
+        spool_home: The folder of this host in which rows wait to become events.
         read_only: True when it was opened without writing to it.
         log: Its log, the ground truth.
         background: What this process writes to it without being waited for.
@@ -83,12 +87,16 @@ class Base:
         as_of: The position that this is a view of; None for the base as it is.
     """
 
-    def __init__(self, path: Path, *, read_only: bool) -> None:
+    def __init__(self, location: Location, *, read_only: bool) -> None:
         """Open the base; ``Base.at`` shares one object per directory."""
-        self.path = path
+        self.location = location
+        self.path = location.files
         self.read_only = read_only
         self.as_of: int | None = None
-        self.log = EventLog.open(path / "events", read_only=read_only)
+        self.log = EventLog.open(location.log, read_only=read_only)
+        self.spool_home = location.spool_home(self.log.log_id)
+        if not read_only and not location.is_local:
+            self._make_folders()
         self._views: ReadModels | None = None
         self._views_lock = threading.Lock()
         self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
@@ -103,12 +111,12 @@ class Base:
         """The base in a directory, which is made if need be.
 
         Args:
-            path: The directory; a relative one is resolved now.
+            path: The directory, a relative one is resolved now; or an address, see ``location``.
             read_only: Take no lock and write nothing; the base must exist.
             as_of: Look at the base as it was at this position or time, read-only.
 
         Raises:
-            ValueError: There is no such position or time.
+            ValueError: There is no such position or time; or the address is not known.
             eventstore.EventStoreError: The log cannot be opened; the text says why and what to do.
         """
         if as_of is not None:
@@ -116,17 +124,18 @@ class Base:
 
             present = cls.at(path, read_only=True)
             return PastBase(present, position_of(present.log, as_of))
-        resolved = Path(path).expanduser().resolve()
+        location = Location.of(path)
+        key = location.name, read_only
         with _bases_lock:
-            base = _bases.get((resolved, read_only))
+            base = _bases.get(key)
             # Somebody may have deleted the directory under this process.
-            if base is None or not (resolved / "events").is_dir():
-                base = _bases[resolved, read_only] = cls(resolved, read_only=read_only)
+            if base is None or not location.exists:
+                base = _bases[key] = cls(location, read_only=read_only)
             return base
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A base travels to another process as its directory and is opened there."""
-        return _at, (self.path, self.read_only)
+        """A base travels to another process as its directory or address and is opened there."""
+        return _at, (self.location.name, self.read_only)
 
     @property
     def present(self) -> Base:
@@ -186,7 +195,7 @@ class Base:
         for each in list(self.loggers):
             if stream in (None, each.stream):
                 each.settle()
-        if left_over(self.path / "events", stream):
+        if left_over(self.spool_home, stream):
             from dacapo_store.spooled_scalars import adopt_left_spools
 
             adopt_left_spools(self, stream)
@@ -275,7 +284,7 @@ class Base:
         """
         if self.read_only:
             raise ReadOnlyLogError(
-                f"{self.path} was opened read-only: open it without read_only=True to write"
+                f"{self.location.name} was opened read-only: open it without read_only=True to write"
             )
 
     def close(self) -> None:
@@ -297,8 +306,9 @@ class Base:
 
     def _close(self) -> None:
         with _bases_lock:
-            if _bases.get((self.path, self.read_only)) is self:
-                del _bases[self.path, self.read_only]
+            key = self.location.name, self.read_only
+            if _bases.get(key) is self:
+                del _bases[key]
         with self._views_lock:
             if not self.read_only:
                 self._look_after_snapshots(self._views)
@@ -306,16 +316,21 @@ class Base:
                 self._views.close()
         self.log.close()
 
+    def _make_folders(self) -> None:
+        like = next(folder for folder in (self.path, *self.path.parents) if folder.is_dir())
+        files.make_directories(self.path, like=like)
+        self.spool_home.mkdir(parents=True, exist_ok=True)
+
     def _keep_house(self) -> None:
-        housekeeping.start(self.path)
+        housekeeping.start(self.location.name)
 
     def _look_after_snapshots(self, views: ReadModels | None) -> None:
         """Whoever comes next should find a snapshot that is not too old."""
         if views is None:
             with contextlib.suppress(EventStoreError, OSError):  # also where the folder is gone
-                housekeeping.start_if_grown(self.path, self.log.next_position)
+                housekeeping.start_if_grown(self.location.name, self.log.next_position)
         elif views.tail_is_too_long:
-            housekeeping.start(self.path)
+            housekeeping.start(self.location.name)
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""
@@ -330,7 +345,7 @@ def _check_text(parameter: Any) -> None:
             raise ValueError(f"{parameter!r} is not valid Unicode text") from error
 
 
-def _at(path: Path, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arguments by place
+def _at(path: str, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arguments by place
     return Base.at(path, read_only=read_only)
 
 

@@ -23,7 +23,7 @@ from dacapo_store.differences import ABSENT, Difference, differences, shown
 from dacapo_store.errors import ConfigMissingError
 from dacapo_store.events import EVENT_TYPES, ConfigDeleted, ConfigStored
 from dacapo_store.names import validate_run_name
-from dacapo_store.store_paths import absolute_path, base_path
+from dacapo_store.store_paths import absolute_path, base_of_store
 from eventstore import NO_STREAM, ExpectedVersionError, StreamAppend
 
 if TYPE_CHECKING:
@@ -280,8 +280,9 @@ class FileConfigStore(ConfigStore):
     def __init__(
         self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
     ) -> None:
-        self.path: UPath = absolute_path(path)
-        self._base = Base.at(base_path(self.path, "configs"), read_only=read_only, as_of=as_of)
+        self.path: UPath = absolute_path(path, "configs")
+        base = base_of_store(path, self.path, "configs")
+        self._base = Base.at(base, read_only=read_only, as_of=as_of)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"

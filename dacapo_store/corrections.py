@@ -156,7 +156,7 @@ def _mend_links(base: Base, run: str) -> None:
     # Loads torch, so only where weights were concerned.
     from dacapo_store.weights_store import LocalWeightsStore
 
-    LocalWeightsStore(base.path).repair_links(run)
+    LocalWeightsStore(base.location.name).repair_links(run)
 
 
 def _extending(kind: str, name: str, known: list[RecordedEvent], added: list[Event]) -> StreamAppend:

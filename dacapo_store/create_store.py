@@ -10,13 +10,12 @@ they are loaded on first use, so that a program that keeps no weights never load
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dacapo_store.options import KNOWN_STORE_TYPES, Options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dacapo_store.array_store import ArrayStore, LocalArrayStore
     from dacapo_store.config_store import ConfigStore, FileConfigStore
     from dacapo_store.stats_store import FileStatsStore, StatsStore
@@ -53,7 +52,7 @@ def create_config_store(options: Options | None = None) -> ConfigStore:
     base = _base_directory(options)
     from dacapo_store.config_store import FileConfigStore
 
-    return FileConfigStore(base / "configs")
+    return FileConfigStore(_in(base, "configs"))
 
 
 def create_stats_store(options: Options | None = None) -> StatsStore:
@@ -68,7 +67,7 @@ def create_stats_store(options: Options | None = None) -> StatsStore:
     base = _base_directory(options)
     from dacapo_store.stats_store import FileStatsStore
 
-    return FileStatsStore(base / "stats")
+    return FileStatsStore(_in(base, "stats"))
 
 
 def create_weights_store(options: Options | None = None) -> WeightsStore:
@@ -101,7 +100,7 @@ def create_array_store(options: Options | None = None) -> ArrayStore:
     return LocalArrayStore(base)
 
 
-def _base_directory(options: Options | None) -> Path:
+def _base_directory(options: Options | None) -> Path | str:
     options = Options.instance() if options is None else options
     if options.type == "files":
         return options.base_path
@@ -109,6 +108,14 @@ def _base_directory(options: Options | None) -> Path:
     if options.type == "mongo":
         raise ValueError(f"store type 'mongo' is DaCapo's and not available here yet; {known}")
     raise ValueError(f"unknown store type {options.type!r}; {known}")
+
+
+def _in(base: Path | str, name: str) -> Path | str:
+    if isinstance(base, Path):
+        return base / name
+    from dacapo_store.location import Location
+
+    return Location.of(base).inside(name)
 
 
 def __getattr__(name: str) -> Any:

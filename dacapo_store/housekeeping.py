@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dacapo_store.location import Location
 from eventstore import LogNotFoundError
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ _PROGRAM = (
 _DETACH = '"$@" </dev/null >/dev/null 2>&1 &'
 
 
-def publish(base: Path, *, tail_limit: TailLimit | None = None) -> PublishedSnapshot | None:
+def publish(base: str | os.PathLike[str], *, tail_limit: TailLimit | None = None) -> PublishedSnapshot | None:
     """Make a snapshot file of a base's read models, unless the newest one is new enough.
 
     Args:
-        base: The base directory.
+        base: The base directory, or an address.
         tail_limit: How many events behind the newest file are no reason for another; by default
             what is right for work in the background.
 
@@ -68,43 +69,46 @@ def publish(base: Path, *, tail_limit: TailLimit | None = None) -> PublishedSnap
     from dacapo_store.backup import synced_log
     from projections import TAIL_LIMIT, publish_snapshot
 
-    with synced_log(base) as log:
-        return publish_snapshot(base / VIEWS, log, tail_limit=tail_limit or TAIL_LIMIT)
+    location = Location.of(base)
+    with synced_log(location) as log:
+        return publish_snapshot(location.files / VIEWS, log, tail_limit=tail_limit or TAIL_LIMIT)
 
 
-def keep_house(base: Path) -> None:
+def keep_house(base: str | os.PathLike[str]) -> None:
     """Do all the work that there is; the errors are those of ``publish``."""
     publish(base)
 
 
-def start(base: Path) -> bool:
+def start(base: str | os.PathLike[str]) -> bool:
     """Let another process do the work, unless that is switched off, or was done just now.
 
     Returns:
         Whether one was started. A failure to do so is logged and is no error.
     """
-    if not _is_allowed() or time.time() - _last_attempt(base) < _PAUSE_SECONDS:
+    location = Location.of(base)
+    if not _is_allowed() or time.time() - _last_attempt(location.files) < _PAUSE_SECONDS:
         return False
     places = [os.path.abspath(place) for place in sys.path if place]  # noqa: PTH100 - no link is resolved
-    command = [sys.executable, "-P", "-c", _PROGRAM, str(base), *places]
+    command = [sys.executable, "-P", "-c", _PROGRAM, location.name, *places]
     try:
         subprocess.run(  # noqa: S603 - this very interpreter
             ["/bin/sh", "-c", _DETACH, "sh", *command], check=True, cwd="/", start_new_session=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("Housekeeping of %s could not be started: %s", base, error)
+        logger.warning("Housekeeping of %s could not be started: %s", location.name, error)
         return False
     return True
 
 
-def start_if_grown(base: Path, next_position: int) -> None:
+def start_if_grown(base: str | os.PathLike[str], next_position: int) -> None:
     """As ``start``, where many events have come since the newest snapshot.
 
     For a process that only writes: it tells by the files' names, without loading a database.
     """
     newest = 0
-    if (base / VIEWS).is_dir():
-        names = (path.name for path in (base / VIEWS).glob("*.duckdb"))
+    views = Location.of(base).files / VIEWS
+    if views.is_dir():
+        names = (path.name for path in views.glob("*.duckdb"))
         newest = max((int(name[:_POSITION_DIGITS]) for name in names if _has_position(name)), default=0)
     if next_position - newest > max(_NEW_EVENTS_MIN, _NEW_EVENTS_SHARE * newest):
         start(base)
@@ -113,7 +117,7 @@ def start_if_grown(base: Path, next_position: int) -> None:
 def main() -> None:
     """Do the work on the base that the first argument names."""
     os.nice(_LOWEST_PRIORITY)
-    base = Path(sys.argv[1])
+    base = sys.argv[1]
     try:
         keep_house(base)
     except LogNotFoundError:
@@ -127,10 +131,10 @@ def _is_allowed() -> bool:
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
-def _last_attempt(base: Path) -> float:
+def _last_attempt(files: Path) -> float:
     """When anybody last set out to publish, in seconds since 1970; 0 for never."""
     try:
-        return (base / VIEWS / "lock").stat().st_mtime
+        return (files / VIEWS / "lock").stat().st_mtime
     except OSError:
         return 0.0
 

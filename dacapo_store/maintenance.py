@@ -29,6 +29,7 @@ from pathlib import Path
 from dacapo_store import artifacts
 from dacapo_store.base import Base
 from dacapo_store.events import WeightsPayloadDropped
+from dacapo_store.location import Location
 from dacapo_store.payloads import Payload, Payloads
 from eventstore import EventLog, files
 
@@ -91,9 +92,10 @@ def plan_gc(
     """
     if keep is not None and keep < 1:
         raise ValueError(f"keep is 1 or more (the weights in view are always kept), not {keep}")
-    root = Path(base).expanduser().resolve()
+    location = Location.of(base)
+    root = location.files
     before = time.time() - grace_seconds
-    with EventLog.open(root / "events", read_only=True) as log:
+    with EventLog.open(location.log, read_only=True) as log:
         found = list(_found_files(root))
         payloads = Payloads.of_log(log)
     garbage: list[Garbage] = []

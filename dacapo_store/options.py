@@ -36,15 +36,16 @@ class Options:
 
     Args:
         type: The kind of store, one of ``KNOWN_STORE_TYPES``.
-        runs_base_dir: The base directory of all stores; ``~`` is expanded.
+        runs_base_dir: The base directory of all stores; ``~`` is expanded. Or an address, such as
+            ``shared:///data/base``; see ``location``.
         compute_context: How DaCapo runs its workers; kept for it, not used here.
         mongo_db_host: The MongoDB server, for stores that use one.
         mongo_db_name: The MongoDB database, for stores that use one.
         extra: What else the options file said, by key.
 
     Raises:
-        ValueError: An option has the wrong type, or ``runs_base_dir`` is an address such as
-            ``s3://bucket``; the message says what is expected.
+        ValueError: An option has the wrong type, or ``runs_base_dir`` is an address that
+            is not known; the message says what is expected.
 
     Example:
         >>> Options(runs_base_dir="/data/dacapo").base_path
@@ -52,7 +53,7 @@ class Options:
     """
 
     type: str = "files"
-    runs_base_dir: Path = Path("~/dacapo")
+    runs_base_dir: Path | str = Path("~/dacapo")
     compute_context: Mapping[str, Any] = field(default_factory=lambda: {"type": "LocalTorch", "config": {}})
     mongo_db_host: str | None = None
     mongo_db_name: str | None = None
@@ -79,12 +80,12 @@ class Options:
         for name in ("mongo_db_host", "mongo_db_name"):
             value = getattr(self, name)
             _expect(value is None or isinstance(value, str), name, "text or nothing", value)
-        object.__setattr__(self, "runs_base_dir", _local_path(self.runs_base_dir))
+        object.__setattr__(self, "runs_base_dir", _base(self.runs_base_dir))
 
     @property
-    def base_path(self) -> Path:
-        """The base directory as an absolute path, as of the present working directory."""
-        return self.runs_base_dir.absolute()
+    def base_path(self) -> Path | str:
+        """The base directory as an absolute path, as of the present working directory; or the address."""
+        return self.runs_base_dir.absolute() if isinstance(self.runs_base_dir, Path) else self.runs_base_dir
 
     @classmethod
     def instance(cls, **overrides: Any) -> Self:
@@ -178,11 +179,18 @@ def _expect(ok: bool, name: str, expected: str, value: Any) -> None:  # noqa: FB
         raise ValueError(f"option {name} must be {expected}, not {value!r}")
 
 
-def _local_path(value: Any) -> Path:
+def _base(value: Any) -> Path | str:
     text = str(value) if isinstance(value, str | os.PathLike) or hasattr(value, "protocol") else ""
     _expect(bool(text), "runs_base_dir", "a path", value)
-    _expect("://" not in text, "runs_base_dir", "a path on this machine", text)
-    return _expanded(text)
+    if "://" not in text:
+        return _expanded(text)
+    from eventstore import Address  # only those who give an address wait for it
+
+    try:
+        Address.parse(text)
+    except ValueError as error:
+        raise ValueError(f"option runs_base_dir: {error}") from error
+    return text
 
 
 def _expanded(text: str) -> Path:

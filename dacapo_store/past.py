@@ -23,7 +23,9 @@ class PastBase(Base):
 
     def __init__(self, base: Base, position: int) -> None:
         """Look at an open base as it was."""
+        self.location = base.location
         self.path = base.path
+        self.spool_home = base.spool_home
         self.as_of: int | None = position
         self.read_only = True
         self.log = cast("Any", PastLog(base.log, position))
@@ -33,7 +35,7 @@ class PastBase(Base):
         self._past_views = cast("ReadModels", _PastViews(base, position))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _at, (self.path, self.as_of)
+        return _at, (self.location.name, self.as_of)
 
     @property
     def present(self) -> Base:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.location import Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.payload_copies import copy_payload
 from dacapo_store.payloads import Payloads
@@ -120,7 +121,7 @@ def replay(
 
     Args:
         base: The base to read.
-        into: An empty or missing folder, or one where the same replay was interrupted.
+        into: An empty or missing folder, an address of one, or one where the same replay was interrupted.
         until: As of which position or time; None is now.
         types: Take only events of these types.
         transform: Changes an event or leaves it out; called once for each, in order.
@@ -134,14 +135,15 @@ def replay(
         DamagedLogError: The log to read is damaged.
         OSError: The disk did not take it; the call may be repeated.
     """
-    root, target = Path(base).expanduser().resolve(), Path(into).expanduser().resolve()
+    old, new = Location.of(base), Location.of(into)
+    root, target = old.files, new.files
     _check_target(root, target)
-    with EventLog.open(root / "events", read_only=True) as source:
+    with EventLog.open(old.log, read_only=True) as source:
         position = position_of(source, until)
         chain = source.chain_at(position)
         taken = _changed(source.read(until=position, types=types), transform)
         files.make_directories(target, like=root)
-        with EventLog.open(target / "events") as log:
+        with EventLog.open(new.log) as log:
             for appends in _commits(taken):
                 written = log.append_to_streams(appends, durability="os")
                 progress(written.next_position, position)
@@ -150,7 +152,7 @@ def replay(
             named = Payloads.of_log(log)
         count, missing = _bring(root, target, named, how=payloads)
         receipt = ReplayReceipt(
-            source=str(root),
+            source=old.name,
             log_id=source.log_id.hex(),
             position=position,
             chain=chain.hex(),
@@ -170,7 +172,7 @@ def same_content(base: str | os.PathLike[str], other: str | os.PathLike[str], *,
 
     digests = []
     for path, until in ((base, position), (other, None)):
-        with EventLog.open(Path(path) / "events", read_only=True) as log:
+        with EventLog.open(Location.of(path).log, read_only=True) as log:
             views = ReadModels(PastLog(log, log.next_position if until is None else until))
             digests.append(views.digests())
             views.close()

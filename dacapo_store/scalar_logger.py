@@ -304,7 +304,7 @@ class ScalarLogger:
             KIND, self.run, self._standing.epoch, self._standing.stream_version, list(self._columns)
         )
         self._spool = Spool.create(
-            self._base.path / "events",
+            self._base.spool_home,
             stream=self.stream,
             about=msgspec.to_builtins(about),
             row_bytes=self._layout.row_bytes,

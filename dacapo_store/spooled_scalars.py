@@ -284,7 +284,7 @@ def adopt_left_spools(base: Base, stream: str | None = None) -> None:
         eventstore.EventStoreError: The log did not take them; nothing is lost, try again.
         OSError: Likewise.
     """
-    adopt_spools(base.path / "events", lambda spooled: _adopt(base, spooled), stream=stream)
+    adopt_spools(base.spool_home, lambda spooled: _adopt(base, spooled), stream=stream)
 
 
 def _adopt(base: Base, spooled: SpooledRows) -> bool:

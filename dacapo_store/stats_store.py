@@ -26,7 +26,7 @@ from dacapo_store.names import run_name_of
 from dacapo_store.rows import Scalar, Scores, Structure, TrainingRows, ValidationRows
 from dacapo_store.scalar_logger import FLUSH_ROWS, FLUSH_SECONDS, ScalarLogger
 from dacapo_store.scalars import as_iteration, describe
-from dacapo_store.store_paths import absolute_path, base_path
+from dacapo_store.store_paths import absolute_path, base_of_store
 from dacapo_store.training_stats import TrainingStats, as_training_stats
 from dacapo_store.validation_scores import (
     ValidationIterationScores,
@@ -212,8 +212,9 @@ class FileStatsStore(StatsStore):
     def __init__(
         self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
     ) -> None:
-        self.path: UPath = absolute_path(path)
-        self._base = Base.at(base_path(self.path, "stats"), read_only=read_only, as_of=as_of)
+        self.path: UPath = absolute_path(path, "stats")
+        base = base_of_store(path, self.path, "stats")
+        self._base = Base.at(base, read_only=read_only, as_of=as_of)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"

@@ -18,6 +18,7 @@ from dacapo_store.base import Base
 from dacapo_store.citation import Citation, cite
 from dacapo_store.differences import Difference, differences
 from dacapo_store.moments import Moment, position_of
+from eventstore import is_address
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +60,7 @@ def open(  # noqa: A001 - as one opens a base; nobody imports it by itself
         from dacapo_store.options import Options
 
         path = Options.instance().base_path
-    root = Path(path).expanduser().absolute()
+    root = path if is_address(path) else Path(path).expanduser().absolute()
     if not read_only and as_of is None:
         # Looking makes nothing: a mistyped path must not become an empty base.
         Base.at(root, read_only=True)
@@ -127,28 +128,28 @@ class Store:
         """The config store of this base."""
         from dacapo_store.config_store import FileConfigStore
 
-        return FileConfigStore(self.path / "configs", **self._how)
+        return FileConfigStore(self._base.location.inside("configs"), **self._how)
 
     @property
     def stats(self) -> FileStatsStore:
         """The stats store of this base."""
         from dacapo_store.stats_store import FileStatsStore
 
-        return FileStatsStore(self.path / "stats", **self._how)
+        return FileStatsStore(self._base.location.inside("stats"), **self._how)
 
     @property
     def weights(self) -> LocalWeightsStore:
         """The weights store of this base."""
         from dacapo_store.weights_store import LocalWeightsStore
 
-        return LocalWeightsStore(self.path, **self._how)
+        return LocalWeightsStore(self._base.location.name, **self._how)
 
     @property
     def arrays(self) -> LocalArrayStore:
         """The array store of this base."""
         from dacapo_store.array_store import LocalArrayStore
 
-        return LocalArrayStore(self.path, **self._how)
+        return LocalArrayStore(self._base.location.name, **self._how)
 
     @property
     def _how(self) -> dict[str, Any]:
@@ -179,7 +180,7 @@ class Store:
         Raises:
             ValueError: There is no such position or time.
         """
-        return Store(Base.at(self.path, as_of=position_of(self._base.log, moment)))
+        return Store(Base.at(self._base.location.name, as_of=position_of(self._base.log, moment)))
 
     def cite(self, moment: Moment | None = None) -> Citation:
         """``base@position#chain``, by which others can query the very same state.
@@ -187,7 +188,7 @@ class Store:
         Raises:
             ValueError: There is no such position or time.
         """
-        return cite(self.path, self._base.log, position_of(self._base.log, moment))
+        return cite(self._base.location.files, self._base.log, position_of(self._base.log, moment))
 
     # --- asking
 
@@ -308,7 +309,7 @@ class Store:
         from dacapo_store.replay import replay
 
         position = position_of(self._base.log, until)
-        return replay(self.path, into, until=position, types=types, transform=transform)
+        return replay(self._base.location.name, into, until=position, types=types, transform=transform)
 
     # --- live
 

@@ -11,12 +11,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dacapo_store.location import Location, store_location
+from eventstore import is_address
+
 if TYPE_CHECKING:
     from upath import UPath
 
 
-def absolute_path(path: str | os.PathLike[str]) -> UPath:
+def absolute_path(path: str | os.PathLike[str], folder: str = "") -> UPath:
     """The absolute form of a path on this machine, as DaCapo's kind of path.
+
+    Args:
+        path: The path, or an address such as ``shared:///data``.
+        folder: What DaCapo calls a store's folder in a base, such as ``configs``.
 
     Raises:
         ValueError: The path is on another kind of storage: give a local one. Or it begins with ``~``
@@ -25,6 +32,10 @@ def absolute_path(path: str | os.PathLike[str]) -> UPath:
     # Importing upath costs more than all of a small call, and only stores need it.
     from upath import UPath
 
+    if is_address(text := os.fspath(path)):
+        # There are no such files: to those who look, it is a folder among the base's files.
+        base = Location.of(store_location(text, folder))
+        return UPath(base.files / folder if base.name != Location.of(text).name else base.files)
     given = UPath(path)
     if given.protocol not in ("", "file", "local"):
         raise ValueError(f"{path} is on {given.protocol!r} storage; a store's path must be local")
@@ -34,6 +45,14 @@ def absolute_path(path: str | os.PathLike[str]) -> UPath:
         raise ValueError(f"{path}: there is no such home directory; give a path without ~") from error
 
 
-def base_path(store_path: UPath, folder: str) -> Path:
-    """The base of a store made on ``store_path``, where DaCapo's own would be ``<base>/<folder>``."""
+def base_of_store(given: str | os.PathLike[str], store_path: UPath, folder: str) -> str | os.PathLike[str]:
+    """The base of a store made on ``given``, where DaCapo's own would be ``<base>/<folder>``.
+
+    Args:
+        given: What the store was made with.
+        store_path: The absolute form of it.
+        folder: The folder's name.
+    """
+    if is_address(given):
+        return store_location(given, folder)
     return Path(str(store_path.parent if store_path.name == folder else store_path))

@@ -52,7 +52,7 @@ from dacapo_store.store_paths import absolute_path
 from dacapo_store.weights_file import Weights
 from dacapo_store.weights_history import WeightsHistory
 from dacapo_store.weights_staging import Staging, StateTooLargeError
-from eventstore import WriteRefusedError, files
+from eventstore import WriteRefusedError, files, is_address
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +176,8 @@ class LocalWeightsStore(WeightsStore):
         self, basedir: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
     ) -> None:
         self.basedir = absolute_path(basedir)
-        self._base = Base.at(str(self.basedir), read_only=read_only, as_of=as_of)
+        base = basedir if is_address(basedir) else str(self.basedir)
+        self._base = Base.at(base, read_only=read_only, as_of=as_of)
         self._traced: set[str] = set()
 
     def latest_iteration(self, run: Any) -> int | None:

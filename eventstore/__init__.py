@@ -37,11 +37,11 @@ from eventstore.model import (
     StreamAppend,
     Verdict,
 )
+from eventstore.storage.addresses import Address, compact_log, is_address, verify_log
 from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
 from eventstore.storage.local.reencoding import ReencodingReport, plan_reencoding, reencode_log
 from eventstore.storage.local.repair import RepairPlan, plan_repair, repair_log
-from eventstore.storage.local.verify import verify_log
 
 __all__ = [
     "ANY",
@@ -49,6 +49,7 @@ __all__ = [
     "LOST_STREAM",
     "NO_STREAM",
     "STREAM_EXISTS",
+    "Address",
     "Commit",
     "CommitUnknownError",
     "DamagedLogError",
@@ -79,8 +80,10 @@ __all__ = [
     "UnknownEventTypeError",
     "Verdict",
     "WriteRefusedError",
+    "compact_log",
     "copy_log",
     "derived_id",
+    "is_address",
     "network_file_system",
     "plan_reencoding",
     "plan_repair",

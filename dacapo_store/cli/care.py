@@ -14,7 +14,7 @@ import typer
 
 from dacapo_store.cli import EXIT_PROBLEM
 from dacapo_store.cli.output import count, remark, say, say_json, size
-from dacapo_store.cli.places import base_of, log_of
+from dacapo_store.cli.places import base_of, local_base_of, log_of
 from dacapo_store.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from eventstore import LostRange, ReencodingReport, RepairPlan, Verdict
 
 BaseArgument = Annotated[
-    Path | None, typer.Argument(help="The base directory; default: that of dacapo.yaml.", metavar="[BASE]")
+    str | None,
+    typer.Argument(help="The base directory or address; default: that of dacapo.yaml.", metavar="[BASE]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be done.")]
@@ -77,13 +78,13 @@ def verify(
     if position is not None and expect is None:
         raise ValueError("--position goes with --expect")
     root = base_of(base)
-    log_folder = log_of(root)
+    place, log_place = (root, log_of(root)) if isinstance(root, Path) else _at_address(root)
     with progress("verifying the log") as report:
-        verdict = verify_log(log_folder, expect=expect, progress=report)
+        verdict = verify_log(log_place, expect=expect, progress=report)
     checked, findings = 0, list[PayloadFinding]()
-    if log_folder != root and verdict.ok:
-        with EventLog.open(log_folder, read_only=True) as log, progress("looking at weights") as report:
-            checked, findings = check_payloads(root, log, digests=artifacts, progress=report)
+    if log_place != root and verdict.ok:
+        with EventLog.open(log_place, read_only=True) as log, progress("looking at weights") as report:
+            checked, findings = check_payloads(place, log, digests=artifacts, progress=report)
     matches = expect is None or (verdict.expected_at is not None and position in (None, verdict.expected_at))
     if as_json:
         say_json(
@@ -106,6 +107,13 @@ def verify(
             say(f"{count(checked, 'weights file')} looked at ({how}), {len(findings)} not as stored")
     if not verdict.ok or not matches or findings:
         raise typer.Exit(EXIT_PROBLEM)
+
+
+def _at_address(base: str) -> tuple[Path, str | Path]:
+    from dacapo_store.location import Location
+
+    location = Location.of(base)
+    return location.files, location.log
 
 
 def _say_verdict(verdict: Verdict, expect: str | None, position: int | None) -> None:
@@ -148,7 +156,7 @@ def repair(
     from eventstore import plan_repair, repair_log
 
     _check_intent(yes=yes, dry_run=dry_run)
-    log_folder = log_of(base_of(base))
+    log_folder = log_of(local_base_of(base))
     source = None if copy is None else log_of(copy.expanduser().absolute())
     with progress("repairing" if yes else "looking for damage"):
         if yes:
@@ -296,9 +304,14 @@ def compact(
     The replaced files are deleted by a later call, once the grace is over and the new ones were proven
     again. Exit code 0: done, or nothing to do. 1: a file was left alone.
     """
-    from eventstore import plan_reencoding, reencode_log
+    from eventstore import compact_log, plan_reencoding, reencode_log
 
-    log_folder, seconds = log_of(base_of(base)), grace * 60
+    place = base_of(base)
+    if not isinstance(place, Path):
+        made = 0 if dry_run else compact_log(str(_at_address(place)[1]))
+        say_json({"segments": made}) if as_json else say(f"{count(made, 'segment')} made")
+        return
+    log_folder, seconds = log_of(place), grace * 60
     if dry_run:
         outcome = plan_reencoding(log_folder, grace_seconds=seconds)
     else:
@@ -333,7 +346,7 @@ def _say_compaction(report: ReencodingReport, *, done: bool) -> None:
 
 
 def backup(
-    base: Annotated[Path, typer.Argument(help="The base directory.")],
+    base: Annotated[str, typer.Argument(help="The base directory.")],
     target: Annotated[Path, typer.Argument(help="An empty folder, or an earlier backup of this base.")],
     *,
     link: Annotated[

@@ -90,7 +90,8 @@ def _carry_out(correct: Callable[..., Correction], *, dry_run: bool, yes: bool) 
 
 def replay(
     into: Annotated[
-        Path, typer.Argument(help="An empty or missing folder for the new base.", metavar="TARGET")
+        str,
+        typer.Argument(help="An empty or missing folder, or an address, for the new base.", metavar="TARGET"),
     ],
     *,
     until: Annotated[str | None, typer.Option(help="As of this position or time.", metavar="MOMENT")] = None,

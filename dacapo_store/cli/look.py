@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from projections import Rows
 
 BaseOption = Annotated[
-    Path | None,
-    typer.Option("--base", "-b", help="The base directory; default: that of dacapo.yaml.", metavar="DIR"),
+    str | None,
+    typer.Option(
+        "--base", "-b", help="The base directory or address; default: that of dacapo.yaml.", metavar="DIR"
+    ),
 ]
 At = Annotated[
     str | None,
@@ -234,7 +236,7 @@ def sql(  # noqa: PLR0913 - a command has as many options as it has
     show(ask(text, values or None).arrow(), as_json=as_json, as_csv=as_csv, arrow=arrow)
 
 
-def _across(bases: list[Path], at: str | None, seconds: float) -> Callable[..., Rows]:
+def _across(bases: list[Path | str], at: str | None, seconds: float) -> Callable[..., Rows]:
     from dacapo_store.store import sql as ask
 
     return partial(ask, bases, as_of=at, seconds=seconds)

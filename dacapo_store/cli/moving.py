@@ -19,7 +19,7 @@ from dacapo_store.cli import EXIT_PROBLEM
 from dacapo_store.cli.change import DryRun
 from dacapo_store.cli.look import At, BaseOption
 from dacapo_store.cli.output import count, remark, say, say_json, size
-from dacapo_store.cli.places import base_of
+from dacapo_store.cli.places import base_of, local_base_of
 from dacapo_store.cli.tables import Json, show
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def import_(
         from dacapo_store.moving.upstream_mongo import connect
 
         database = connect(*from_mongo)
-    found = base_of(source) if source is not None or database is None or into is None else None
+    found = None
+    if source is not None or database is None or into is None:
+        found = local_base_of(None if source is None else str(source))
     with _bar("importing") as progress:
         report = import_base(
             found,

@@ -9,13 +9,28 @@ if TYPE_CHECKING:
     from dacapo_store.store import Store
 
 
-def base_of(given: Path | None) -> Path:
-    """The base that was named; otherwise that of ``dacapo.yaml``."""
+def base_of(given: str | None) -> Path | str:
+    """The base that was named, a directory or an address; otherwise that of ``dacapo.yaml``."""
     if given is not None:
-        return given.expanduser().absolute()
+        return given if "://" in given else Path(given).expanduser().absolute()
     from dacapo_store.options import Options
 
     return Options.instance().base_path
+
+
+def local_base_of(given: str | None) -> Path:
+    """As ``base_of``, for what works on the files of a base's log.
+
+    Raises:
+        ValueError: The base is at an address.
+    """
+    base = base_of(given)
+    if isinstance(base, Path):
+        return base
+    raise ValueError(
+        f"{base} keeps its log where many hosts reach it, in commits that are never written again: this "
+        "command is for a base in a directory of this host"
+    )
 
 
 def log_of(base: Path) -> Path:
@@ -24,7 +39,7 @@ def log_of(base: Path) -> Path:
     return events if events.is_dir() or not any(base.glob("*.arrows")) else base
 
 
-def store_at(base: Path | None, at: str | None = None, *, writable: bool = False) -> Store:
+def store_at(base: str | None, at: str | None = None, *, writable: bool = False) -> Store:
     """The base that was named, as it is or as of a moment; looking writes nothing."""
     from dacapo_store.store import open as open_store
 

@@ -30,6 +30,7 @@ from dacapo_store.artifacts import Artifact
 from dacapo_store.backup import synced_log
 from dacapo_store.base import Base
 from dacapo_store.errors import DamagedArtifactError
+from dacapo_store.location import Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.moving import plain_yaml
 from dacapo_store.moving.found import UnreadableError, stamp_of
@@ -120,10 +121,11 @@ def export_base(
             such position or time.
         OSError: The disk did not take something. Make room and repeat.
     """
-    root, folder = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
+    where, folder = Location.of(base), Path(target).expanduser().resolve()
+    root = where.files
     if folder == root or root in folder.parents or folder in root.parents:
         raise ValueError(f"{folder} and the base {root} lie within each other: give a folder elsewhere")
-    with synced_log(root) as log:
+    with synced_log(where) as log:
         position = position_of(log, at)
         receipt = _receipt(root, log, position)
     _check_target(folder, receipt)
@@ -133,7 +135,7 @@ def export_base(
         _clear_temporaries(folder)
         files.replace_text(folder / RECEIPT, json.dumps(receipt, indent=1) + "\n", like=folder)
     exporter = _Exporter(
-        base=Base.at(root, as_of=position),
+        base=Base.at(base, as_of=position),
         target=folder,
         link=payloads == "link",
         dry_run=dry_run,

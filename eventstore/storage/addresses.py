@@ -9,22 +9,40 @@ import importlib
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from eventstore.model import Progress, Verdict, no_progress
 from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
+from eventstore.storage.local.verify import chain_value
+from eventstore.storage.local.verify import verify_log as verify_local_log
 from eventstore.storage.numbered import CACHE_BYTES_MAX, PATIENCE_SECONDS, CommitStore, NumberedStorage
 from eventstore.storage.protocol import Storage
+from eventstore.storage.shared import folder_of
 
 CACHE_VARIABLE: Final = "DACAPO_STORE_CACHE"
 
-_ENGINES: Final = {
-    "shared": "eventstore.storage.shared",
-}
-"""For each scheme, the module whose ``open_store`` gives its engine."""
-
+_PATHS: Final = ("file://", "local://")
 _SHARED_HEAD: Final = "log/00000000000000000000.arrow"
+
+
+class Engine(NamedTuple):
+    """An engine that is made when an address asks for it.
+
+    Attributes:
+        module: The module whose ``open_store`` makes it.
+        has_folders: Whether a place within an address is an address, too.
+    """
+
+    module: str
+    has_folders: bool
+
+
+_ENGINES: Final = {
+    "shared": Engine("eventstore.storage.shared", has_folders=True),
+}
 
 
 class Address(NamedTuple):
@@ -40,25 +58,39 @@ class Address(NamedTuple):
     location: str
     options: Mapping[str, str]
 
+    @classmethod
+    def parse(cls, address: str) -> Address:
+        """The parts of an address.
+
+        Raises:
+            ValueError: It has a scheme that is not known here; the text lists those.
+        """
+        scheme, _, _ = address.partition("://")
+        if scheme.lower() not in _ENGINES:
+            known = ", ".join(f"{name}://" for name in _ENGINES)
+            raise ValueError(
+                f"{address!r} is not known: expected a path, or an address that begins with one of {known}"
+            )
+        parts = urlsplit(address)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        location = urlunsplit(parts._replace(scheme=scheme.lower(), query="", fragment=""))
+        if scheme.lower() == "shared":
+            location = f"shared://{folder_of(location)}"
+        return cls(scheme.lower(), location.rstrip("/"), options)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it names, where it names one."""
+        return folder_of(self.location) if self.scheme == "shared" else None
+
+    def inside(self, name: str) -> str:
+        """The address of a log of this name in here; of a database, which is one log, the database."""
+        return f"{self.location}/{name}" if _ENGINES[self.scheme].has_folders else self.location
+
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-    """Whether this is an address, and not a path."""
-    return isinstance(path, str) and "://" in path
-
-
-def parse_address(address: str) -> Address:
-    """The parts of an address.
-
-    Raises:
-        ValueError: It has a scheme that is not known here; the text lists those.
-    """
-    scheme, _, _ = address.partition("://")
-    if scheme.lower() not in _ENGINES:
-        known = ", ".join(f"{name}://" for name in _ENGINES)
-        raise ValueError(f"{address!r} is a path, or begins with one of {known}; {scheme}:// is not known")
-    parts = urlsplit(address)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    return Address(scheme.lower(), urlunsplit(parts._replace(query="", fragment="")), options)
+    """Whether this is an address, and not a path; ``file://`` is a path."""
+    return isinstance(path, str) and "://" in path and not path.startswith(_PATHS)
 
 
 def cache_folder() -> Path | None:
@@ -95,11 +127,55 @@ def open_storage(
         if (folder / _SHARED_HEAD).exists():
             raise FileExistsError(f"{folder} holds a log that hosts share: open it as shared://{folder}")
         return LocalStorage(folder, read_only=read_only, segment_bytes_max=segment_bytes_max)
-    parts = parse_address(os.fspath(path))
+    return _open_numbered(os.fspath(path), read_only=read_only, options=options)
+
+
+def verify_log(
+    path: str | os.PathLike[str], *, expect: str | None = None, progress: Progress = no_progress
+) -> Verdict:
+    """Check the log in a folder or at an address; also one that is too damaged to open.
+
+    Args:
+        path: The log's folder, e.g. ``<base>/events``, or its address.
+        expect: A chain value that was noted earlier, as 64 hexadecimal digits. The verdict says at
+            which position the history has it: ``Verdict.expected_at``.
+        progress: Told of the segments that were read, in a folder.
+
+    Raises:
+        LogNotFoundError: There is none.
+        StorageUnavailableError: The storage at an address does not answer.
+        ValueError: ``expect`` is no chain value.
+    """
+    if not is_address(path):
+        return verify_local_log(path, expect=expect, progress=progress)
+    expected = None if expect is None else chain_value(expect)
+    with closing(_open_numbered(os.fspath(path), read_only=True, options={})) as storage:
+        return storage.verify(expect=expected)
+
+
+def compact_log(address: str) -> int:
+    """Make the compacted segments of the log at an address that are not there yet.
+
+    They are made by writers, too, as the log grows. Readers who have not read the log before need them.
+
+    Returns:
+        How many were made.
+
+    Raises:
+        DamagedLogError: A commit is not as it was written.
+        LogNotFoundError: There is no log at the address.
+        StorageUnavailableError: The storage does not answer.
+    """
+    with closing(_open_numbered(address, read_only=True, options={})) as storage:
+        return storage.compact()
+
+
+def _open_numbered(address: str, *, read_only: bool, options: Mapping[str, str]) -> NumberedStorage:
+    parts = Address.parse(address)
     merged = {**parts.options, **options}
     patience_seconds = _number(merged, "patience_seconds", PATIENCE_SECONDS)
     cache_bytes_max = int(_number(merged, "cache_bytes_max", CACHE_BYTES_MAX))
-    opens: Callable[..., CommitStore] = importlib.import_module(_ENGINES[parts.scheme]).open_store
+    opens: Callable[..., CommitStore] = importlib.import_module(_ENGINES[parts.scheme].module).open_store
     store = opens(parts.location, options=merged, read_only=read_only)
     return NumberedStorage(
         store,

@@ -49,7 +49,7 @@ def open_store(location: str, *, options: Mapping[str, str], read_only: bool) ->
 def folder_of(location: str) -> Path:
     """The folder that a ``shared://`` address names; ``shared:///data`` is absolute."""
     parts = urlsplit(location)
-    return Path(unquote(parts.netloc + parts.path)).expanduser().absolute()
+    return Path(unquote(parts.netloc + parts.path)).expanduser().resolve()
 
 
 class SharedFolder:

@@ -71,17 +71,17 @@ def test_a_short_history_needs_no_snapshot(tmp_path: Path) -> None:
     assert housekeeping.publish(tmp_path, tail_limit=ANYTHING_NEW) is not None
 
 
-def test_a_reader_with_a_long_tail_starts_housekeeping(tmp_path: Path, started: list[Path]) -> None:
+def test_a_reader_with_a_long_tail_starts_housekeeping(tmp_path: Path, started: list[str]) -> None:
     """After the query, once."""
     _store(tmp_path)
     base = Base.at(tmp_path)
     base.views._tail_limit = ANYTHING_NEW
     base.query("FROM training_stats")
     base.query("FROM training_stats")
-    assert started == [tmp_path]
+    assert started == [str(tmp_path)]
 
 
-def test_storing_starts_nothing(tmp_path: Path, started: list[Path]) -> None:
+def test_storing_starts_nothing(tmp_path: Path, started: list[str]) -> None:
     """However much there is to do."""
     base = Base.at(tmp_path)
     base.views._tail_limit = ANYTHING_NEW
@@ -91,7 +91,7 @@ def test_storing_starts_nothing(tmp_path: Path, started: list[Path]) -> None:
 
 
 def test_a_base_with_a_long_tail_starts_housekeeping_when_it_is_closed(
-    tmp_path: Path, started: list[Path]
+    tmp_path: Path, started: list[str]
 ) -> None:
     """Whether it has read models or not."""
     _store(tmp_path)
@@ -102,28 +102,28 @@ def test_a_base_with_a_long_tail_starts_housekeeping_when_it_is_closed(
     base.query("FROM training_stats")
     base.views._tail_limit = ANYTHING_NEW
     base.close()
-    assert started == [tmp_path]
+    assert started == [str(tmp_path)]
 
 
 def test_a_process_that_only_writes_counts_events(
-    tmp_path: Path, started: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those behind the newest file, by the files' names."""
     monkeypatch.setattr(housekeeping, "_NEW_EVENTS_MIN", 2)
     housekeeping.start_if_grown(tmp_path, 2)
     assert started == []
     housekeeping.start_if_grown(tmp_path, 3)
-    assert started == [tmp_path]
+    assert started == [str(tmp_path)]
     (tmp_path / "views").mkdir()
     (tmp_path / "views" / f"{100:020d}-{0:016x}-{0:016x}.duckdb").touch()
     (tmp_path / "views" / "mine.duckdb").touch()
     housekeeping.start_if_grown(tmp_path, 125)
-    assert started == [tmp_path]
+    assert started == [str(tmp_path)]
     housekeeping.start_if_grown(tmp_path, 126)
     assert started == [tmp_path, tmp_path]
 
 
-def test_a_read_only_base_starts_nothing_and_uses_what_is_there(tmp_path: Path, started: list[Path]) -> None:
+def test_a_read_only_base_starts_nothing_and_uses_what_is_there(tmp_path: Path, started: list[str]) -> None:
     """It writes nothing."""
     _store(tmp_path)
     housekeeping.publish(tmp_path, tail_limit=ANYTHING_NEW)

@@ -452,7 +452,7 @@ class _Stores:
 
     def close(self) -> None:
         """Forget the base: a process keeps those it has opened."""
-        for key in [key for key in bases._bases if key[0] == self.base.path]:  # noqa: SLF001
+        for key in [key for key in bases._bases if key[0] == self.base.location.name]:  # noqa: SLF001
             del bases._bases[key]  # noqa: SLF001
         if self.base._views is not None:  # noqa: SLF001
             self.base._views.close()  # noqa: SLF001

@@ -75,7 +75,7 @@ def verify_log(
         LogNotFoundError: There is none.
         ValueError: ``expect`` is no chain value.
     """
-    expected = None if expect is None else _chain_value(expect)
+    expected = None if expect is None else chain_value(expect)
     directory = Path(path)
     names = segment_names(directory) if directory.is_dir() else []
     if not names:
@@ -111,7 +111,8 @@ def _spool_note(path: Path) -> Finding:
     return Finding("note", f"{path.parent.name}/{path.name}", None, None, message)
 
 
-def _chain_value(text: str) -> bytes:
+def chain_value(text: str) -> bytes:
+    """The chain value that 64 hexadecimal digits say."""
     try:
         value = bytes.fromhex(text)
     except ValueError:

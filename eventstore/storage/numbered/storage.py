@@ -221,10 +221,9 @@ class NumberedStorage:
         """See ``GroupStorage.wait``."""
         return self._store.wait(seconds)
 
-    def verify(self) -> Verdict:
+    def verify(self, *, expect: bytes | None = None) -> Verdict:
         """Read every commit and every segment, compute the chain again, and compare."""
-        commits = self._stored_commits()
-        return verify_commits(commits, self.log_id, self._segments)
+        return verify_commits(self._stored_commits(), self.log_id, self._segments, expect=expect)
 
     def _stored_commits(self) -> Iterator[tuple[StoredCommit, bytes]]:
         """Every commit, as the store has it now, with its bytes."""
@@ -244,9 +243,10 @@ class NumberedStorage:
             DamagedLogError: A commit is not as it was written.
             StorageUnavailableError: The store does not answer.
         """
-        made = 0
-        for block in range(self._end.key // COMMITS):
+        made, block = 0, 0
+        while self._segments is not None and self._is_complete(block):
             made += self._make_segment(block)
+            block += 1
         return made
 
     def after_fork(self) -> None:
@@ -464,6 +464,9 @@ class NumberedStorage:
             self._make_segment(block)
         except (EventStoreError, UnclearError) as error:
             logger.warning("%s was not made: %s. It is derived.", segment_name(block), error)
+
+    def _is_complete(self, block: int) -> bool:
+        return bool(self._read((block + 1) * COMMITS - 1, 1, "compact the log"))
 
     def _make_segment(self, block: int) -> bool:
         segments = self._segments

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError, FormatVersionError
 from eventstore.model import Finding, Verdict
-from eventstore.schema import folded_chain
+from eventstore.schema import content_digests
 from eventstore.storage.numbered.commit_bytes import StoredCommit, damaged
 from eventstore.storage.numbered.segments import COMMITS, Segments, compacted, segment_name
 
 
 def verify_commits(
-    stored: Iterator[tuple[StoredCommit, bytes]], log_id: bytes, segments: Segments | None
+    stored: Iterator[tuple[StoredCommit, bytes]],
+    log_id: bytes,
+    segments: Segments | None,
+    *,
+    expect: bytes | None = None,
 ) -> Verdict:
     """Compute the chain over all events, and compare it and the segments with what is kept.
 
@@ -21,14 +25,21 @@ def verify_commits(
         stored: The commits in order, with their bytes; raises where one is damaged.
         log_id: The log's id.
         segments: The compacted segments, or None.
+        expect: A chain value to look for.
     """
     findings: list[Finding] = []
     chain, position, objects, size = log_format.first_chain(log_id), 0, 0, 0
     block: list[bytes] = []
+    expected_at = 0 if chain == expect else None
     try:
         for commit, data in stored:
             for batch in commit.batches(0, None):
-                chain = folded_chain(chain, batch.batch)
+                for place, version, content in content_digests(batch.batch):
+                    chain = log_format.next_chain(
+                        chain, position=place, stream_version=version, content=content
+                    )
+                    if chain == expect:
+                        expected_at = place + 1
                 if chain != batch.chain:
                     reason = "events stand that are not those that the chain vouches for"
                     raise damaged(commit.name, batch.place.offset, batch.first_position, reason)
@@ -42,7 +53,7 @@ def verify_commits(
     except (DamagedLogError, FormatVersionError) as error:
         name = getattr(error, "path", "")
         findings.append(Finding("damage", name, getattr(error, "offset", None), position, str(error)))
-    return Verdict(position, objects, size, chain.hex(), tuple(findings))
+    return Verdict(position, objects, size, chain.hex(), tuple(findings), expected_at)
 
 
 def _compared(segments: Segments, number: int, block: list[bytes]) -> list[Finding]:

@@ -1,0 +1,97 @@
+"""Where a base is: its log, which may be at an address, and the folder of what lies beside the log.
+
+    /data/base                                      the log in /data/base/events, for one host
+    shared:///data/base                             the same folders, for many hosts
+    s3://bucket/base?files=/data/base               the log in a bucket, weights and arrays in a folder
+
+``files=`` names the folder of weights, arrays and snapshots, and stands in the query of any address.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+from eventstore import Address, is_address
+
+LOG: str = "events"
+"""The name of the log within a base."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a base is; get one with ``Location.of``.
+
+    Attributes:
+        name: One text for each base: the absolute path, or the address.
+        log: What ``EventLog.open`` takes.
+        files: The folder of weights, arrays and snapshots.
+        is_local: Whether the log is for one host, in a folder of it.
+    """
+
+    name: str
+    log: str | Path
+    files: Path
+    is_local: bool
+
+    @classmethod
+    def of(cls, given: str | os.PathLike[str]) -> Location:
+        """The location that a path or an address means; a relative path is resolved now.
+
+        Raises:
+            ValueError: The address is not one that is known, or does not say where files lie.
+        """
+        text = os.fspath(given)
+        if not is_address(text):
+            root = Path(text).expanduser().resolve()
+            return cls(str(root), root / LOG, root, is_local=True)
+        address = Address.parse(text)
+        options = dict(address.options)
+        named = options.pop("files", None)
+        if not named and address.folder is None:
+            raise ValueError(
+                f"{text} does not say where weights, arrays and snapshots lie: add ?files=/a/folder that "
+                "the hosts share (or a local one, where only configs and stats are used)"
+            )
+        files = Path(named).expanduser().resolve() if named else address.folder
+        assert files is not None
+        query = f"?{urlencode(options)}" if options else ""
+        kept = urlencode({**options, **({"files": str(files)} if named else {})}, safe="/")
+        return cls(
+            f"{address.location}?{kept}" if kept else address.location,
+            f"{address.inside(LOG)}{query}",
+            files,
+            is_local=False,
+        )
+
+    @property
+    def exists(self) -> bool:
+        """False when the folder of a local base is gone."""
+        return not self.is_local or Path(self.log).is_dir()
+
+    def inside(self, name: str) -> str | Path:
+        """The location of a store on this base, such as ``configs``."""
+        if self.is_local:
+            return self.files / name
+        path, question, query = self.name.partition("?")
+        return f"{path}/{name}{question}{query}"
+
+    def spool_home(self, log_id: bytes) -> Path:
+        """The folder of this host in which rows lie on their way to the log (``eventstore.spool``).
+
+        That of a log for many hosts is in the user's state directory: who owns a spool is told by locks
+        that hold on one host only.
+        """
+        if self.is_local:
+            return Path(self.log)
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(state).absolute() / "dacapo-store" / log_id.hex() / socket.gethostname()
+
+
+def store_location(given: str | os.PathLike[str], folder: str) -> str | os.PathLike[str]:
+    """The base of a store that is made on an address, where DaCapo's own would be ``<base>/<folder>``."""
+    path, question, query = os.fspath(given).partition("?")
+    return f"{path.rstrip('/').removesuffix(f'/{folder}')}{question}{query}"
