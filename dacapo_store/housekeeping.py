@@ -106,12 +106,13 @@ def start_if_grown(base: str | os.PathLike[str], next_position: int) -> None:
     For a process that only writes: it tells by the files' names, without loading a database.
     """
     newest = 0
-    views = Location.of(base).files / VIEWS
+    location = Location.of(base)
+    views = location.files / VIEWS
     if views.is_dir():
         names = (path.name for path in views.glob("*.duckdb"))
         newest = max((int(name[:_POSITION_DIGITS]) for name in names if _has_position(name)), default=0)
     if next_position - newest > max(_NEW_EVENTS_MIN, _NEW_EVENTS_SHARE * newest):
-        start(base)
+        start(location.name)
 
 
 def main() -> None:
