@@ -82,12 +82,7 @@ def back_up(
         DamagedLogError: The log is damaged.
         OSError: The disk did not take the copy. It may be repeated and goes on where it was.
     """
-    source = Location.of(base)
-    if not source.is_local:
-        raise ValueError(
-            f"{source.name} is not on this machine: copy it with `dacapo-store replay`, which keeps events, "
-            "ids and times, or with the means of its storage"
-        )
+    source = _on_this_machine(base)
     root, copy = source.files, Path(target).expanduser().resolve()
     _check_target(root, copy)
     spools = read_spools(root / "events")
@@ -159,14 +154,24 @@ def plan_backup(base: str | os.PathLike[str], target: str | os.PathLike[str]) ->
         LogNotFoundError: There is no base.
         ValueError: The target holds something else, or lies within the base.
     """
-    root, copy = Path(base).expanduser().resolve(), Path(target).expanduser().resolve()
-    _check_target(root, copy)
-    with EventLog.open(root / "events", read_only=True) as log:
+    source, copy = _on_this_machine(base), Path(target).expanduser().resolve()
+    _check_target(source.files, copy)
+    with EventLog.open(source.log, read_only=True) as log:
         next_position = log.next_position
         kept = Payloads.of_log(log, until=next_position).kept()
     new = [payload for payload in kept if not (copy / payload.stored.path).is_file()]
     sizes = [sum(payload.stored.bytes for payload in payloads) for payloads in (kept, new)]
     return BackupPlan(next_position, len(kept), sizes[0], len(new), sizes[1])
+
+
+def _on_this_machine(base: str | os.PathLike[str]) -> Location:
+    source = Location.of(base)
+    if source.is_local:
+        return source
+    raise ValueError(
+        f"{source.name} is not on this machine: copy it with `dacapo-store replay`, which keeps events, "
+        "ids and times, or with the means of its storage"
+    )
 
 
 def _check_target(root: Path, copy: Path) -> None:

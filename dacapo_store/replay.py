@@ -98,9 +98,9 @@ def plan_replay(
         LogNotFoundError: There is no base to read.
         ValueError: ``into`` holds something else, or lies within the base.
     """
-    root, target = Path(base).expanduser().resolve(), Path(into).expanduser().resolve()
-    _check_target(root, target)
-    with EventLog.open(root / "events", read_only=True) as source:
+    old, new = Location.of(base), Location.of(into)
+    _check_target(old.files, new.files)
+    with EventLog.open(old.log, read_only=True) as source:
         position = position_of(source, until)
         events = sum(batch.num_rows for batch in source.read_batches(until=position, types=types))
         kept = Payloads.of(source.read(until=position, types=types)).kept()

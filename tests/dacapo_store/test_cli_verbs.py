@@ -256,8 +256,9 @@ def test_tail_follows_a_training_until_it_is_interrupted(base: Path) -> None:
 def test_every_verb_has_a_help_text_and_its_examples_name_real_options() -> None:
     """What a help text shows can be called."""
     verbs = {
-        command.name or command.callback.__name__: command.callback for command in app.registered_commands
-    }  # type: ignore[union-attr]
+        command.name or command.callback.__name__.replace("_", "-"): command.callback  # type: ignore[union-attr]
+        for command in app.registered_commands
+    }
     assert len(verbs) > 15
     for verb, callback in verbs.items():
         text = callback.__doc__ or ""
