@@ -311,7 +311,7 @@ class Base:
                 del _bases[key]
         with self._views_lock:
             if not self.read_only:
-                self._look_after_snapshots(self._views)
+                self._start_housekeeping(self._views)
             if self._views is not None:
                 self._views.close()
         self.log.close()
@@ -324,13 +324,15 @@ class Base:
     def _keep_house(self) -> None:
         housekeeping.start(self.location.name)
 
-    def _look_after_snapshots(self, views: ReadModels | None) -> None:
-        """Whoever comes next should find a snapshot that is not too old."""
-        if views is None:
-            with contextlib.suppress(EventStoreError, OSError):  # also where the folder is gone
-                housekeeping.start_if_grown(self.location.name, self.log.next_position)
-        elif views.tail_is_too_long:
-            housekeeping.start(self.location.name)
+    def _start_housekeeping(self, views: ReadModels | None) -> None:
+        """Whoever comes next should find a snapshot that is not too old, and a compact log."""
+        with contextlib.suppress(EventStoreError, OSError):  # also where the folder is gone
+            if views is None:
+                behind = housekeeping.has_grown(self.location, self.log.next_position)
+            else:
+                behind = views.tail_is_too_long
+            if behind or housekeeping.compaction_is_due(self.location):
+                housekeeping.start(self.location.name)
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""

@@ -1,4 +1,4 @@
-"""Work on a base that nobody should wait for: snapshots of the read models.
+"""Work on a base that nobody should wait for: snapshots of the read models, and compact segments.
 
 A store call never does it. A process that finds some to do (a reader whose queries have come to
 depend on many events in memory, a base that is closed) starts another process for it: of low
@@ -6,7 +6,7 @@ priority, in a session of its own, with no open file of its parent. It may be ki
 so may its parent. One works on a base at a time, and none is started within a minute after the last.
 
 The environment variable ``DACAPO_STORE_HOUSEKEEPING=off`` lets no process be started;
-``dacapo-store snapshot`` does the work when it is told to.
+``dacapo-store snapshot`` and ``dacapo-store compact`` do the work when they are told to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dacapo_store.location import Location
-from eventstore import LogNotFoundError
+from eventstore import LogNotFoundError, reencode_log, reencoding_is_due
 
 if TYPE_CHECKING:
     from projections import PublishedSnapshot, TailLimit
@@ -75,8 +75,21 @@ def publish(base: str | os.PathLike[str], *, tail_limit: TailLimit | None = None
 
 
 def keep_house(base: str | os.PathLike[str]) -> None:
-    """Do all the work that there is; the errors are those of ``publish``."""
-    publish(base)
+    """Do all the work that there is: make a snapshot, then write rolled segments again.
+
+    What replaces a file is proven first, and the former one stays for a while; a later call deletes it.
+    One process at a time re-encodes; where another is at it, that is left to it.
+
+    Raises:
+        EventStoreError: As ``publish`` and ``eventstore.reencode_log`` do; likewise the other errors of
+            ``publish``. What the one could not do does not keep the other from its work.
+    """
+    try:
+        publish(base)
+    finally:
+        location = Location.of(base)
+        if location.is_local:
+            reencode_log(location.log)
 
 
 def start(base: str | os.PathLike[str]) -> bool:
@@ -100,19 +113,22 @@ def start(base: str | os.PathLike[str]) -> bool:
     return True
 
 
-def start_if_grown(base: str | os.PathLike[str], next_position: int) -> None:
-    """As ``start``, where many events have come since the newest snapshot.
+def compaction_is_due(location: Location) -> bool:
+    """Whether the log has rolled segments that can be written again, or former files to delete."""
+    return location.is_local and reencoding_is_due(location.log)
+
+
+def has_grown(location: Location, next_position: int) -> bool:
+    """Whether many events have come since the newest snapshot.
 
     For a process that only writes: it tells by the files' names, without loading a database.
     """
     newest = 0
-    location = Location.of(base)
     views = location.files / VIEWS
     if views.is_dir():
         names = (path.name for path in views.glob("*.duckdb"))
         newest = max((int(name[:_POSITION_DIGITS]) for name in names if _has_position(name)), default=0)
-    if next_position - newest > max(_NEW_EVENTS_MIN, _NEW_EVENTS_SHARE * newest):
-        start(location.name)
+    return next_position - newest > max(_NEW_EVENTS_MIN, _NEW_EVENTS_SHARE * newest)
 
 
 def main() -> None:

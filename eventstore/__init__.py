@@ -40,7 +40,12 @@ from eventstore.model import (
 from eventstore.storage.addresses import Address, compact_log, is_address, verify_log
 from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
-from eventstore.storage.local.reencoding import ReencodingReport, plan_reencoding, reencode_log
+from eventstore.storage.local.reencoding import (
+    ReencodingReport,
+    plan_reencoding,
+    reencode_log,
+    reencoding_is_due,
+)
 from eventstore.storage.local.repair import RepairPlan, plan_repair, repair_log
 
 __all__ = [
@@ -88,6 +93,7 @@ __all__ = [
     "plan_reencoding",
     "plan_repair",
     "reencode_log",
+    "reencoding_is_due",
     "repair_log",
     "uuid7",
     "verify_log",

@@ -15,7 +15,8 @@ import pytest
 
 from dacapo_store import FileConfigStore, FileStatsStore, TrainingIterationStats, housekeeping
 from dacapo_store.base import Base
-from eventstore import LogNotFoundError
+from dacapo_store.location import Location
+from eventstore import Event, EventLog, LogNotFoundError, reencoding_is_due
 from projections import ANYTHING_NEW, TailLimit
 
 
@@ -105,22 +106,122 @@ def test_a_base_with_a_long_tail_starts_housekeeping_when_it_is_closed(
     assert started == [str(tmp_path)]
 
 
-def test_a_process_that_only_writes_counts_events(
-    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_only_writes_counts_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those behind the newest file, by the files' names."""
     monkeypatch.setattr(housekeeping, "_NEW_EVENTS_MIN", 2)
-    housekeeping.start_if_grown(tmp_path, 2)
-    assert started == []
-    housekeeping.start_if_grown(tmp_path, 3)
-    assert started == [str(tmp_path)]
+    assert not housekeeping.has_grown(Location.of(tmp_path), 2)
+    assert housekeeping.has_grown(Location.of(tmp_path), 3)
     (tmp_path / "views").mkdir()
     (tmp_path / "views" / f"{100:020d}-{0:016x}-{0:016x}.duckdb").touch()
     (tmp_path / "views" / "mine.duckdb").touch()
-    housekeeping.start_if_grown(tmp_path, 125)
+    assert not housekeeping.has_grown(Location.of(tmp_path), 125)
+    assert housekeeping.has_grown(Location.of(tmp_path), 126)
+
+
+def _rolled(base: Path) -> list[Path]:
+    """A base whose log has two full segments; the log's files."""
+    with EventLog.open(base / "events", segment_bytes_max=4096) as log:
+        while len(list((base / "events").glob("*.arrows"))) < 3:
+            log.append("run", [Event("Noted", {"n": log.next_position})])
+    return sorted((base / "events").glob("*.arrows"))
+
+
+def _content(base: Path) -> list[object]:
+    with EventLog.open(base / "events", read_only=True) as log:
+        return [(event.position, event.data) for event in log.read()]
+
+
+def test_a_base_whose_log_has_rolled_starts_housekeeping_when_it_is_closed(
+    tmp_path: Path, started: list[str]
+) -> None:
+    """Until that has been done: what a call has looked at is not looked at again."""
+    _rolled(tmp_path)
+    Base.at(tmp_path).close()
     assert started == [str(tmp_path)]
-    housekeeping.start_if_grown(tmp_path, 126)
-    assert started == [str(tmp_path)] * 2
+    housekeeping.keep_house(tmp_path)
+    Base.at(tmp_path).close()
+    assert started == [str(tmp_path)]
+
+
+def test_housekeeping_writes_rolled_segments_again(tmp_path: Path) -> None:
+    """The former files stay until their grace is over; then a later call deletes them."""
+    first, second, active = _rolled(tmp_path)
+    content = _content(tmp_path)
+    housekeeping.keep_house(tmp_path)
+    made = [path.with_suffix(".r1.arrows") for path in (first, second)]
+    assert sorted((tmp_path / "events").glob("*.arrows")) == sorted([first, second, active, *made])
+    assert _content(tmp_path) == content
+
+    housekeeping.reencode_log(tmp_path / "events", grace_seconds=0)
+    assert sorted((tmp_path / "events").glob("*.arrows")) == sorted([active, *made])
+    assert _content(tmp_path) == content
+
+
+def test_former_files_are_work_when_their_grace_is_over(tmp_path: Path) -> None:
+    """Not before, and not once they are gone."""
+    _rolled(tmp_path)
+    assert reencoding_is_due(tmp_path / "events")
+    housekeeping.keep_house(tmp_path)
+    assert not reencoding_is_due(tmp_path / "events")
+    time.sleep(0.05)
+    assert reencoding_is_due(tmp_path / "events", grace_seconds=0.01)
+    housekeeping.reencode_log(tmp_path / "events", grace_seconds=0.01)
+    assert not reencoding_is_due(tmp_path / "events", grace_seconds=0.01)
+
+
+def test_a_segment_that_must_be_left_alone_is_looked_at_once(tmp_path: Path) -> None:
+    """A flaw does not make every process that closes the base start another one."""
+    first, second, active = _rolled(tmp_path)
+    with first.open("r+b") as file:
+        file.seek(first.stat().st_size // 2)
+        file.write(b"\xfe\xdc\xba")
+    ago = time.time() - 60
+    for path in (second, active):
+        os.utime(path, (ago, ago))
+    report = housekeeping.reencode_log(tmp_path / "events")
+    assert [skipped.path for skipped in report.skipped] == [first.name]
+    assert not reencoding_is_due(tmp_path / "events")
+
+
+def test_a_snapshot_that_fails_does_not_keep_the_log_from_being_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the failure is told."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    first, *_ = _rolled(tmp_path)
+    monkeypatch.setattr(housekeeping, "publish", refuse)
+    with pytest.raises(PermissionError):
+        housekeeping.keep_house(tmp_path)
+    assert first.with_suffix(".r1.arrows").exists()
+
+
+def test_one_process_at_a_time_writes_segments_again(tmp_path: Path) -> None:
+    """Where another is at it, that is left to it."""
+    first, *_ = _rolled(tmp_path)
+    (tmp_path / "events" / "reencoding").mkdir()
+    with (tmp_path / "events" / "reencoding" / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        housekeeping.keep_house(tmp_path)
+        assert not first.with_suffix(".r1.arrows").exists()
+        assert reencoding_is_due(tmp_path / "events")
+    housekeeping.keep_house(tmp_path)
+    assert first.with_suffix(".r1.arrows").exists()
+
+
+def test_a_log_that_has_rolled_is_written_again_without_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process that a closed base leaves behind, and by none where that is switched off."""
+    first, *_ = _rolled(tmp_path)
+    monkeypatch.setenv(housekeeping.VARIABLE, "off")
+    Base.at(tmp_path).close()
+    assert not (tmp_path / "events" / "reencoding").exists()
+    monkeypatch.setenv(housekeeping.VARIABLE, "on")
+    Base.at(tmp_path).close()
+    _wait_for(first.with_suffix(".r1.arrows"))
 
 
 def test_a_read_only_base_starts_nothing_and_uses_what_is_there(tmp_path: Path, started: list[str]) -> None:

@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -36,6 +37,7 @@ from eventstore.storage.local.merging import COMPRESSION_LEVEL, Commits, merged_
 from eventstore.storage.local.segment import FlawedFrameError, Segment, former_file
 
 REENCODING = "reencoding"
+_ENDED = "ended"
 GRACE_SECONDS = 600.0
 FRAME_BYTES = 512 << 10
 
@@ -129,6 +131,53 @@ def plan_reencoding(
     return outcome.report()
 
 
+def reencoding_is_due(path: str | os.PathLike[str], *, grace_seconds: float = GRACE_SECONDS) -> bool:
+    """Whether there is work for ``reencode_log`` that its last call to end well has not seen.
+
+    So a segment that must be left alone is looked at once and not again each time that somebody asks.
+    Told by the files' names, lengths and times; nothing of the log is read.
+
+    Args:
+        path: The log's folder, e.g. ``<base>/events``.
+        grace_seconds: As for ``reencode_log``.
+
+    Raises:
+        LogNotFoundError: There is no log.
+    """
+    directory = _folder(path)
+    last_call = _last_call(directory)
+    generations = Counter(name.first_position for name in all_names(directory))
+    for name, following in pairwise(segment_names(directory)):
+        with contextlib.suppress(FileNotFoundError):  # another call goes on meanwhile
+            # A segment is rolled when the next one is made, however long ago its last event was.
+            rolled = (directory / following.text).stat().st_mtime
+            if rolled > last_call and not _is_reencoded(directory / name.text):
+                return True
+            over = (directory / name.text).stat().st_ctime + grace_seconds
+            if generations[name.first_position] > 1 and last_call < over <= time.time():
+                return True
+    return False
+
+
+def _last_call(directory: Path) -> float:
+    """When the last call ended well, in seconds since 1970; 0 for never."""
+    try:
+        return (directory / REENCODING / _ENDED).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _note_end(directory: Path) -> None:
+    """For ``_last_call``."""
+    descriptor = os.open(directory / REENCODING / _ENDED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            files.share(descriptor, like=directory)
+        os.utime(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def reencode_log(
     path: str | os.PathLike[str],
     *,
@@ -172,6 +221,7 @@ def reencode_log(
             work.reencode(progress)
             if not grace_seconds:
                 work.delete_former_files(grace_seconds)
+            _note_end(directory)
         finally:
             work.lock.close()
     for name in segment_names(directory)[:-1]:
