@@ -15,6 +15,9 @@ from tools.bench.workloads import curve
 if TYPE_CHECKING:
     from eventstore import StreamAppend
 
+SEGMENT_BYTES_MAX = 64 << 20
+"""As long as the log's own segments are by default."""
+
 _EVENTS_A_COMMIT = 100
 
 
@@ -43,12 +46,12 @@ def run_name(number: int) -> str:
     return f"run_{number:05d}"
 
 
-def write_history(folder: Path, history: History) -> None:
+def write_history(folder: Path, history: History, *, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
     """Make the base; commits hold events of a hundred runs, and wait for the operating system only."""
     from eventstore import EventLog
 
     columns = curve(history.events * history.rows)
-    with EventLog.open(folder / "events") as log:
+    with EventLog.open(folder / "events", segment_bytes_max=segment_bytes_max) as log:
         for number in range(history.events):
             rows = tuple(column[number * history.rows : (number + 1) * history.rows] for column in columns)
             for first in range(0, history.runs, _EVENTS_A_COMMIT):
