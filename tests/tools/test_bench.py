@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from tools.bench import __main__ as bench
 from tools.bench.catalogue import BENCHMARKS
 from tools.bench.measure import Row, Size, in_child, in_this_process, ratio
 from tools.bench.peers import upstream
-from tools.bench.report import number, page
+from tools.bench.remarks import MEANING, MISSED
+from tools.bench.report import number, page, sections
 from tools.bench.results import Goal, Plot, Section, Series
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("key", BENCHMARKS)
@@ -59,6 +64,62 @@ def test_goals_stand_on_the_page_with_their_verdict() -> None:
     text = page(_document(Section("B1", "work", goals=goals)))
     assert "| B1 | speed | at least 3 × | **2** × | missed |" in text
     assert "| B1 | peace | at most 1 × | not there yet | open |" in text
+
+
+def test_what_is_missed_stands_on_the_page_with_its_reason() -> None:
+    """By how much, and why; what is met is not there."""
+    goals = [Goal("speed", 2.0, "at least", 4.0), Goal("ease", 5.0, "at least", 4.0)]
+    text = page(_document(Section("B3", "work", goals=goals)))
+    assert f"- **B3**: speed (0.5 of the target). {MISSED['B3']}" in text
+    assert "What is missed" not in page(_document(Section("B3", "work", goals=goals[1:])))
+
+
+def test_every_benchmark_is_explained() -> None:
+    """And nothing is explained that there is not."""
+    assert set(MEANING) == set(BENCHMARKS)
+    assert set(MISSED) <= set(BENCHMARKS)
+
+
+def test_page_is_made_of_the_committed_data() -> None:
+    """Nobody has edited the page, nobody has forgotten to make it, and its plots are there."""
+    data, made = DOCS / "performance-data.json", DOCS / "performance.md"
+    assert data.exists() == made.exists()
+    if made.exists():
+        document = json.loads(data.read_text())
+        assert made.read_text() == page(document)
+        plots = {f"{plot.name}.svg" for section in sections(document) for plot in section.plots}
+        assert plots == {path.name for path in (DOCS / "performance").iterdir()}
+
+
+def test_figures_are_in_the_file_when_a_benchmark_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interruption loses the one that was under way, and those of another time stay."""
+
+    def interrupted(_: Size) -> Section:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "data.json"
+
+    def first(_: Size) -> Section:
+        """B1: a first one."""
+        return Section("B1", "first")
+
+    def second(_: Size) -> Section:
+        """Another."""
+        return Section("B2", "second")
+
+    benchmarks = {"B1": first, "B2": interrupted}
+    monkeypatch.setattr(bench, "BENCHMARKS", benchmarks)
+    monkeypatch.setattr(sys, "argv", ["bench", "--out", str(out)])
+    with pytest.raises(KeyboardInterrupt):
+        bench.main()
+    assert list(json.loads(out.read_text())["sections"]) == ["B1"]
+
+    benchmarks["B2"] = second
+    monkeypatch.setattr(sys, "argv", ["bench", "B2", "--out", str(out)])
+    bench.main()
+    assert [section.title for section in sections(json.loads(out.read_text()))] == ["first", "second"]
 
 
 def test_a_section_that_broke_off_shows_why() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tools.bench.remarks import MEANING, MISSED
 from tools.bench.results import Goal, Plot, Section
 
 _DEFAULT: Final = Path("docs/performance-data.json")
@@ -57,10 +58,33 @@ def _place(key: str) -> tuple[int, str]:
 def page(document: Mapping[str, Any]) -> str:
     """The page, in Markdown."""
     found = sections(document)
-    parts = [_INTRODUCTION, *_circumstances(document), "## Goals\n", _goals_table(found)]
+    parts = [_INTRODUCTION, *_circumstances(document), "## Goals\n", _goals_table(found), *_missed(found)]
     for section in found:
-        parts += [f"## {section.key}: {section.title}\n", *_body(section)]
+        parts += [f"## {section.key}: {section.title}\n", *_meaning(section), *_body(section)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _missed(found: Iterable[Section]) -> list[str]:
+    """What is missed, by how much, and why."""
+    lines = []
+    for section in found:
+        short = [f"{goal.what} ({_distance(goal)})" for goal in section.goals if goal.met is False]
+        if short:
+            why = MISSED.get(section.key, "Nobody has looked into it yet.")
+            lines.append(f"- **{section.key}**: {'; '.join(short)}. {why}")
+    return ["## What is missed, and why\n", *lines, ""] if lines else []
+
+
+def _distance(goal: Goal) -> str:
+    assert goal.value is not None, "it was measured"
+    if not goal.target:
+        return f"{number(goal.value)} {goal.unit}"
+    share = goal.value / goal.target
+    return f"{number(share)} of the target"
+
+
+def _meaning(section: Section) -> list[str]:
+    return [f"{MEANING[section.key]}\n"] if section.key in MEANING else []
 
 
 def _circumstances(document: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,101 @@
+"""What the page says in words: what each benchmark does, and why a target is missed where it is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MEANING: Final = {
+    "B1": (
+        "One process appends one small event after the other and waits for the disk each time. The limit "
+        "beside it appends as many bytes to a plain file and calls `fdatasync`."
+    ),
+    "B2": (
+        "Four processes do the same to one log at once. Wait: how long one append took at worst; the last "
+        "figure is the slowest writer's number of commits over the fastest one's."
+    ),
+    "B3": (
+        "As B1, but an append returns when the operating system has the bytes: it survives the end of the "
+        "process, not a power cut."
+    ),
+    "B4": (
+        "DaCapo's way: after each interval it stores all training stats since iteration 0 again, 200 "
+        "times. What comes back is compared bit by bit."
+    ),
+    "B5": (
+        "All training stats of one run, asked for in a fresh process: as DaCapo's objects, and as columns."
+    ),
+    "B6": "As B4 with validation scores, each call twice: the second has nothing new.",
+    "B7": "Run configs of 12 kB each, as DaCapo makes them: stored, retrieved, listed and filtered.",
+    "B8": (
+        "A loop logs two scalars an iteration and does nothing else, in calls of one iteration each; then "
+        "it is killed, and the rows that a new process finds are counted."
+    ),
+    "B8b": (
+        "Processes store into one base at once. Then one process asks again and again for what another "
+        "adds to a run."
+    ),
+    "B9": (
+        "A process without any snapshot reads the whole log and makes all tables. The limits make one "
+        "table out of Arrow data that is in memory already."
+    ),
+    "B10": (
+        "A fresh process opens a long history, with a snapshot beside it, and asks one question; another "
+        "appends."
+    ),
+    "B11": "Queries in a process that is up to date, answered as Arrow tables.",
+    "B12": (
+        "The weights of a model and its Adam are stored, durably, and retrieved, digest and all. *In the "
+        "background*: how long the training stands still when it does not wait for the store."
+    ),
+    "B13": (
+        "The bytes of the log's files over the iterations in them: as they are written, and when their "
+        "segments are rolled and re-encoded."
+    ),
+    "B14": "What a program pays before it has stored anything.",
+    "growth": (
+        "The same work on bases of 10,000 iterations to the longest one here; the work itself is the same "
+        "size each time, so a line should be flat."
+    ),
+}
+"""By the benchmark's key; what the rows of its table are."""
+
+MISSED: Final = {
+    "B1": (
+        "A sync of a file that grows makes the file system write its journal, too; SQLite overwrites its "
+        "log in place, and the plain append pays what we pay. Space that is filled with zeros beforehand "
+        "would pass both. It needs the log's end found by reading and recovery thought through again, so "
+        "it waits."
+    ),
+    "B2": "Each process reads what the others have appended before it decides, one commit after the other.",
+    "B3": (
+        "Python runs the way from an event to its sealed frame, some 150 calls; the profile has no peak "
+        "(`decisions/0009-messages-written-directly.md`). The rest would take that path in C."
+    ),
+    "B4": (
+        "The list comes as Python objects, one an iteration; nearly all of the time goes into looking at "
+        "them."
+    ),
+    "B5": "DaCapo's objects are made one by one, as upstream's reader does.",
+    "B8": (
+        "A row is packed, given a checksum and written to its spool with one system call, which takes a "
+        "third; the rest is the interpreter's, for some fifteen calls."
+    ),
+    "B8b": (
+        "A read catches up in one DuckDB transaction, some thirty statements at about 0.2 ms each, and "
+        "asks one query; neither depends on the run's length."
+    ),
+    "B9": (
+        "Half of the time is Python's, 50 µs for each small commit, until its bytes are an Arrow batch. "
+        "Larger commits, and re-encoded segments, are several times faster."
+    ),
+    "B10": (
+        "Half of it is DuckDB's: its own start, and the tables, views and macros that each process defines."
+    ),
+    "B11": "DuckDB has two threads, as everywhere here.",
+    "B12": (
+        "The digest costs as much CPU as `torch.save` itself and runs on the other core beside it; where "
+        "no core is idle it shows in full, and the less the disk takes, the more (`decisions/0014-files- "
+        "of-weights.md`)."
+    ),
+}
+"""By the benchmark's key; shown where one of its goals is missed."""
