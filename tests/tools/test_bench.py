@@ -66,6 +66,13 @@ def test_goals_stand_on_the_page_with_their_verdict() -> None:
     assert "| B1 | peace | at most 1 × | not there yet | open |" in text
 
 
+def test_ratios_stand_in_front_of_absolute_figures() -> None:
+    """They hold on other machines as well."""
+    goals = [Goal("a wait", 1.0, "at most", 2.0, "ms"), Goal("a ratio", 1.0, "at least", 2.0)]
+    text = page(_document(Section("B1", "work", goals=goals)))
+    assert text.index("| B1 | a ratio |") < text.index("| B1 | a wait |")
+
+
 def test_what_is_missed_stands_on_the_page_with_its_reason() -> None:
     """By how much, and why; what is met is not there."""
     goals = [Goal("speed", 2.0, "at least", 4.0), Goal("ease", 5.0, "at least", 4.0)]

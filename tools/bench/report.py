@@ -111,10 +111,11 @@ def _as_text(value: Any) -> str:
 
 
 def _goals_table(found: Iterable[Section]) -> str:
+    goals = [(section, goal) for section in found for goal in section.goals]
+    # Ratios first: they hold on other machines as well.
+    goals.sort(key=lambda each: each[1].unit != Goal.unit)
     rows = [
-        (section.key, goal.what, _reach(goal), _measured(goal), _verdict(goal))
-        for section in found
-        for goal in section.goals
+        (section.key, goal.what, _reach(goal), _measured(goal), _verdict(goal)) for section, goal in goals
     ]
     return _table(("#", "what", "reach", "measured", ""), rows)
 
