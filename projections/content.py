@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from projections.database import Database
+from projections.database import Database, parsed
 from projections.errors import CatchUpError, ReadModelStoppedError
 from projections.event_source import EventSource
 from projections.projection import Projection
@@ -207,10 +207,9 @@ def _fold(database: Database, projections: Sequence[Projection], batch: pa.Table
         for projection in projections:
             projection.apply(connection, event_types)
         if names:
-            connection.execute(
-                f"UPDATE tail.checkpoints SET position = ? WHERE read_model IN ({places})",
-                [batch["position"][-1].as_py() + 1, *names],
-            )
+            update = f"UPDATE tail.checkpoints SET position = ? WHERE read_model IN ({places})"
+            end = batch["position"][-1].as_py() + 1
+            connection.execute(parsed(connection, update), [end, *names])
 
 
 def _stopped_error(projection: Projection, event: pa.Table, cause: Exception) -> ReadModelStoppedError:

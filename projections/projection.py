@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from projections.database import parsed
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -130,11 +132,11 @@ class Projection:
         """
         steps = [step for step in self.steps if step.concerns(event_types)]
         for step in steps:
-            if not step.condition or connection.execute(step.condition).fetchall()[0][0]:
-                connection.execute(step.statement)
+            if not step.condition or _says_yes(connection, step.condition):
+                connection.execute(parsed(connection, step.statement))
         if steps:
             for table in self.scratch:
-                connection.execute(f"DELETE FROM tail.{table.name}")
+                connection.execute(parsed(connection, f"DELETE FROM tail.{table.name}"))
 
     def table_definitions(self, snapshot: str | None) -> list[str]:
         """The DDL of the tables, and of the whole history of each.
@@ -156,6 +158,10 @@ class Projection:
     def view_removals(self) -> list[str]:
         """The DDL that takes them away."""
         return [text for view in self.views for text in _view_removal(view)]
+
+
+def _says_yes(connection: duckdb.DuckDBPyConnection, condition: str) -> bool:
+    return bool(connection.execute(parsed(connection, condition)).fetchall()[0][0])
 
 
 def step(statement: str, *event_types: str, condition: str = "") -> Step:
