@@ -101,10 +101,10 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
         ):
             _check_facts(event)
         data = tagged_json.encode_utf8(event.data)
-        # The events of a commit often share one object.
-        if event.metadata is not shared:
-            shared = event.metadata
-            metadata = _metadata_text(shared)
+        # The events of a commit often share one object, or have none of it.
+        given = event.metadata
+        if given is not shared:
+            shared, metadata = given, _metadata_text(given) if given else _NO_METADATA
         index = None if event.index is None else _bulk_column("index", event, event.index)
         values = None if event.values is None else _bulk_column("values", event, event.values)
         id_bytes = new_id if event_id is None else event_id.bytes
@@ -141,7 +141,7 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
 def _metadata_text(metadata: Mapping[str, Any]) -> bytes:
     if type(metadata) is SharedMetadata:
         return metadata.text
-    return tagged_json.encode_utf8(dict(metadata)) if metadata else _NO_METADATA
+    return tagged_json.encode_utf8(dict(metadata))
 
 
 def _name(what: str, text: str) -> bytes:

@@ -172,7 +172,6 @@ class GroupCommit:
                 pending.outcome = error
                 continue
             append = placed(
-                pending.parts,
                 pending.encoded,
                 pending.message,
                 first_position=position,

@@ -11,6 +11,7 @@ import hashlib
 import os
 import threading
 import time
+from array import array
 from typing import Final
 from uuid import UUID
 
@@ -20,8 +21,11 @@ _VARIANT: Final = 0b10 << 62
 _LOW_62: Final = (1 << 62) - 1
 _RANDOM_BITS: Final = 74
 _RANDOM_BYTES: Final = 14
-_RANDOM_KEPT: Final = 64
+_STEP_BYTES: Final = 4
+_KEPT_BYTES: Final = 1024
 _LOW_74: Final = (1 << _RANDOM_BITS) - 1
+
+assert array("I").itemsize == _STEP_BYTES, "a step is an unsigned int of the machine"
 
 
 class _Clock:
@@ -30,37 +34,43 @@ class _Clock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._random = b""
-        self._random_at = 0
+        self._kept = b""
+        self._kept_at = 0
 
     def tick(self, count: int) -> list[bytes]:
-        """As many ids, each greater than every one before."""
+        """As many ids, at least one, each greater than every one before."""
         now = time.time_ns() // 1_000_000 << _RANDOM_BITS
-        ids: list[bytes] = []
         with self._lock:
-            random, at = self._random, self._random_at
-            last = self._last
-            for _ in range(count):
-                if at == len(random):
-                    # Asked for in advance: the system call takes as long for many bytes as for a few.
-                    random, at = os.urandom(_RANDOM_BYTES * _RANDOM_KEPT), 0
-                bits = int.from_bytes(random[at : at + _RANDOM_BYTES])
-                at += _RANDOM_BYTES
-                number = now | bits & _LOW_74
-                if number <= last:
-                    # Used within a millisecond: a random step, so that no id can be told from the one before.
-                    number = last + 1 + (bits >> 80)
-                last = number
-                high = number >> 74 << 80 | (number >> 62 & 0xFFF) << 64
-                ids.append((high | _VERSION_7 | _VARIANT | number & _LOW_62).to_bytes(16))
-            self._random, self._random_at, self._last = random, at, last
-        return ids
+            bits = int.from_bytes(self._random(_RANDOM_BYTES))
+            number = now | bits & _LOW_74
+            if number <= self._last:
+                # Used within a millisecond: a random step, so that no id can be told from the one before.
+                number = self._last + 1 + (bits >> 80)
+            numbers = [number]
+            if count > 1:
+                for step in array("I", self._random(_STEP_BYTES * (count - 1))):
+                    number += 1 + step
+                    numbers.append(number)
+            self._last = number
+        return [
+            (
+                number >> 74 << 80 | (number >> 62 & 0xFFF) << 64 | _VERSION_7 | _VARIANT | number & _LOW_62
+            ).to_bytes(16)
+            for number in numbers
+        ]
+
+    def _random(self, count: int) -> bytes:
+        """Random bytes that nobody had yet. The system call takes as long for many as for a few."""
+        if self._kept_at + count > len(self._kept):
+            self._kept, self._kept_at = os.urandom(count + _KEPT_BYTES), 0
+        start = self._kept_at
+        self._kept_at = start + count
+        return self._kept[start : self._kept_at]
 
     def forget(self) -> None:
-        """Begin anew in a forked child: the parent goes on counting from the same number.
+        """Begin anew in a forked child: the parent goes on from the same number and the same random bytes.
 
-        So are the random bytes that the parent has kept. The lock is new because a thread that does
-        not exist here may have held it.
+        The lock is new because a thread that does not exist here may have held it.
         """
         self.__init__()  # type: ignore[misc]
 
@@ -80,7 +90,7 @@ def uuid7() -> UUID:
 
 def new_ids(count: int) -> list[bytes]:
     """The 16 bytes of as many new ids, as ``uuid7`` makes them; a UUID object takes longer to make."""
-    return _clock.tick(count)
+    return _clock.tick(count) if count else []
 
 
 def derived_id(*parts: bytes | str | int) -> UUID:

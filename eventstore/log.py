@@ -203,8 +203,10 @@ class EventLog:
         for part in appends:
             if isinstance(part.events, Event):
                 raise InvalidEventError("an append takes a sequence of events; put the one into a list")
-            encoded += encode_events(part.stream, part.events)
-            chosen_ids += [event.event_id for event in part.events if event.event_id is not None]
+            # Taken once: whose list it is may go on filling it.
+            events = tuple(part.events)
+            encoded += encode_events(part.stream, events)
+            chosen_ids += [event.event_id for event in events if event.event_id is not None]
         self._check_parts(appends, encoded)
         message = BatchMessage(encoded)
         if self._group is not None:
@@ -219,7 +221,7 @@ class EventLog:
                 commit = known = self._known_commit(encoded, chosen_ids) if chosen_ids else None
                 if commit is None:
                     self._check_expectations(appends)
-                    commit = self._put(appends, encoded, message)
+                    commit = self._put(encoded, message)
         if durability == "commit":
             if known is not None:
                 # This repetition may be there because the first one's sync failed: that is made up for.
@@ -329,11 +331,8 @@ class EventLog:
         met_others = self._state.catch_up()
         self._alone_until = 0.0 if met_others else time.monotonic() + _ALONE_SECONDS
 
-    def _put(
-        self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent], message: BatchMessage
-    ) -> Commit | None:
+    def _put(self, encoded: Sequence[EncodedEvent], message: BatchMessage) -> Commit | None:
         append = placed(
-            appends,
             encoded,
             message,
             first_position=self._state.next_position,

@@ -9,7 +9,7 @@ from eventstore import format as log_format
 from eventstore.encoding import EncodedEvent
 from eventstore.index import Run
 from eventstore.message import BatchMessage
-from eventstore.model import Commit, StreamAppend
+from eventstore.model import Commit
 from eventstore.storage.protocol import NewCommit
 
 
@@ -32,7 +32,6 @@ class PlacedAppend(NamedTuple):
 
 
 def placed(
-    parts: Sequence[StreamAppend],
     encoded: Sequence[EncodedEvent],
     message: BatchMessage,
     *,
@@ -43,34 +42,36 @@ def placed(
     """Give an append its place.
 
     Args:
-        parts: Its streams.
-        encoded: Its events, in the order of the parts.
+        encoded: Its events; those of one stream follow each other.
         message: Their message.
         first_position: The position of the first of them.
         chain: The chain's value in front of it.
         last_version: The version of a stream's last event in front of it, or None.
     """
-    runs: list[Run] = []
+    begun: dict[str, int] = {}
     versions: list[int] = []
     last_versions: dict[str, int] = {}
-    for part in parts:
-        stream, count = part.stream, len(part.events)
-        if count:
-            last = last_version(stream)
+    stream, version, position = "", 0, first_position
+    for event in encoded:
+        if event.stream == stream:
+            version += 1
+        else:
+            stream, last = event.stream, last_version(event.stream)
             version = 0 if last is None else last + 1
-            runs.append((stream, version, count))
-            versions += range(version, version + count)
-            last_versions[stream] = version + count - 1
-    for position, (event, version) in enumerate(zip(encoded, versions, strict=True), first_position):
+            begun[stream] = version
+        versions.append(version)
+        last_versions[stream] = version
         chain = log_format.next_chain(
             chain, position=position, stream_version=version, content=event.content_digest
         )
+        position += 1
     count = len(encoded)
     if count == 1:
         ids, clock = encoded[0].id_bytes, encoded[0].recorded_at
     else:
         ids = b"".join([event.id_bytes for event in encoded])
         clock = max([event.recorded_at for event in encoded])
+    runs = [(stream, version, last_versions[stream] - version + 1) for stream, version in begun.items()]
     new = NewCommit(message.at(first_position, versions), first_position, count, chain)
     commit = Commit(first_position, first_position + count, last_versions, ids)
     return PlacedAppend(new, runs, ids, clock, commit)

@@ -165,14 +165,13 @@ def _tag_mapping(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[
         if not key.isascii():
             _unicode(key, (place, key))
         kind = type(value)
-        if (
-            (kind is str and value.isascii())
-            or (kind is float and math.isfinite(value))
-            or (kind is int and _INT_MIN <= value <= _INT_MAX)
-        ):
-            tagged[key] = value
+        if kind is str:
+            plain = value.isascii()
+        elif kind is float:
+            plain = math.isfinite(value)
         else:
-            tagged[key] = _tag(value, (place, key), depth + 1)
+            plain = kind is int and _INT_MIN <= value <= _INT_MAX
+        tagged[key] = value if plain else _tag(value, (place, key), depth + 1)
     return tagged
 
 

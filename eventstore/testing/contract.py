@@ -18,7 +18,7 @@ import pathlib
 import pickle
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -352,6 +352,26 @@ class LogContract:
         assert (copy.stream, copy.expected, copy.actual) == ("s", 4, None)
 
     # --- several streams at once
+
+    def test_a_list_that_goes_on_filling_is_taken_as_it_was(self, log: EventLog) -> None:
+        """Another thread may own it."""
+        events: list[Event] = []
+
+        class Filling(Mapping[str, Any]):
+            def __getitem__(self, name: str) -> Any:
+                raise KeyError(name)
+
+            def __iter__(self) -> Iterator[str]:
+                events.append(Event("B"))
+                return iter(())
+
+            def __len__(self) -> int:
+                return 1
+
+        events.append(Event("A", metadata=Filling()))
+        assert log.append("s", events).next_position == 1
+        assert [event.type for event in log.read()] == ["A"]
+        assert len(events) > 1
 
     def test_several_streams_are_extended_in_one_commit(self, log: EventLog) -> None:
         """Positions follow the order of the parts; each stream has its own versions."""

@@ -50,6 +50,15 @@ def test_new_ids_grow_while_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch)
     assert _milliseconds(second) - _milliseconds(first) <= 1
 
 
+def test_many_ids_at_once_are_like_those_one_by_one() -> None:
+    """They grow, from one call to the next as well, and are RFC 9562 UUIDs of now."""
+    made = [uuid.UUID(bytes=each) for count in (1, 0, 3, 5000, 1) for each in identifiers.new_ids(count)]
+    assert len(made) == 5005
+    assert all(left < right for left, right in itertools.pairwise([*made, uuid7()]))
+    assert {(each.version, each.variant) for each in made} == {(7, uuid.RFC_4122)}
+    assert _milliseconds(made[-1]) - _milliseconds(made[0]) < 60_000
+
+
 def test_threads_never_get_the_same_id() -> None:
     """Four threads at once make as many ids as they asked for."""
     made: list[list[uuid.UUID]] = [[] for _ in range(4)]
