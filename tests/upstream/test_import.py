@@ -1,0 +1,92 @@
+"""What DaCapo's own stores have written is, after the import, what ours answer.
+
+Runs where DaCapo is; skipped elsewhere. The base is written by DaCapo's stores, here and now.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore
+from dacapo_store.converter import documents_equal
+from dacapo_store.moving import import_base
+from tools.make_upstream_base import ITERATIONS, make_base
+
+if importlib.util.find_spec("dacapo") is None:
+    pytest.skip("DaCapo is not installed here", allow_module_level=True)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """What DaCapo's stores leave of two runs."""
+    make_base(tmp_path / "source")
+    return tmp_path / "source"
+
+
+def upstream_stores(base: Path) -> Any:
+    """DaCapo's own stores on a base."""
+    from types import SimpleNamespace
+
+    from dacapo.store.file_config_store import FileConfigStore
+    from dacapo.store.file_stats_store import FileStatsStore
+    from dacapo.store.local_weights_store import LocalWeightsStore
+
+    return SimpleNamespace(
+        configs=FileConfigStore(base / "configs"),
+        stats=FileStatsStore(base / "stats"),
+        weights=LocalWeightsStore(base),
+    )
+
+
+def test_our_stores_answer_what_dacapo_s_do(source: Path) -> None:
+    """Configs as documents, stats and scores bit by bit, weights tensor by tensor, what is best."""
+    from dacapo.store.converter import converter
+
+    theirs = upstream_stores(source)
+    assert import_base(source).problems == ()
+    configs, stats, weights = (
+        FileConfigStore(source / "configs"),
+        FileStatsStore(source / "stats"),
+        LocalWeightsStore(source),
+    )
+    runs = sorted(theirs.configs.retrieve_run_config_names())
+    assert configs.retrieve_run_config_names() == runs
+    for run in runs:
+        config = theirs.configs.retrieve_run_config(run)
+        document = configs.retrieve_run_config(run, raw=True)
+        assert documents_equal(document, converter.unstructure(config))
+        rows = theirs.stats.retrieve_training_stats(run).iteration_stats
+        ours = stats.retrieve_training_stats(run)
+        assert ours.iterations.tolist() == [row.iteration for row in rows]
+        for name in ("loss", "time"):
+            expected = np.array([getattr(row, name) for row in rows], np.float64)
+            assert ours.column(name).tobytes() == expected.tobytes()
+        assert [
+            (each.iteration, np.array(each.scores).tobytes())
+            for each in stats.retrieve_validation_iteration_scores(run)
+        ] == [
+            (each.iteration, np.array(each.scores, np.float64).tobytes())
+            for each in theirs.stats.retrieve_validation_iteration_scores(run)
+        ]
+        assert weights.latest_iteration(run) == theirs.weights.latest_iteration(run)
+        for iteration in ITERATIONS:
+            same_weights(
+                weights.retrieve_weights(run, iteration), theirs.weights.retrieve_weights(run, iteration)
+            )
+    for kind in ("task", "architecture", "trainer", "datasplit", "array"):
+        names = sorted(getattr(theirs.configs, f"retrieve_{kind}_config_names")())
+        assert getattr(configs, f"retrieve_{kind}_config_names")() == names
+
+
+def same_weights(ours: Any, theirs: Any) -> None:
+    """Equal states of model and optimizer."""
+    import torch
+
+    assert list(ours.model) == list(theirs.model)
+    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in ours.model)
+    assert repr(ours.optimizer) == repr(theirs.optimizer)
