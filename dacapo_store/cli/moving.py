@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
     app.command("import")(import_)
-    app.command()(export_dacapo)
+    app.command("export-dacapo")(export_dacapo)
 
 
 def import_(
@@ -78,7 +78,10 @@ def import_(
     if from_mongo is not None:
         from dacapo_store.moving.upstream_mongo import connect
 
-        database = connect(*from_mongo)
+        try:
+            database = connect(*from_mongo)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
     found = None
     if source is not None or database is None or into is None:
         found = local_base_of(None if source is None else str(source))
