@@ -127,14 +127,12 @@ def storing_stats(found: FoundStats, rows: Any) -> Decision:
     content = rows_digest(rows)
 
     def decide(seen: Seen) -> list[Event]:
-        ids = (
-            import_id(found, found.kind.stream(found.run), content, found.origin.stamp_ns, place)
-            for place in range(len(rows) + 2)
-        )
-        first = next(ids)
+        def event_id(place: int) -> UUID:
+            return import_id(found, found.kind.stream(found.run), content, found.origin.stamp_ns, place)
+
         history = folded(found.kind.unwritten(), seen.events)
         same = history.rows.common_prefix(rows)
-        if first in seen.ids or same == len(rows) == len(history.rows):
+        if event_id(0) in seen.ids or same == len(rows) == len(history.rows):
             return []
         if same == len(history.rows):
             new = storing(found.kind, found.run, history, rows)
@@ -146,8 +144,8 @@ def storing_stats(found: FoundStats, rows: Any) -> Decision:
                 f"the first {same:,} of them equal"
             )
         return [
-            structs.replace(event, event_id=event_id, recorded_at=found.origin.time)
-            for event, event_id in zip(new, [first, *ids], strict=False)
+            structs.replace(event, event_id=event_id(place), recorded_at=found.origin.time)
+            for place, event in enumerate(new)
         ]
 
     return decide

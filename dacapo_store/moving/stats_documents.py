@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,8 @@ from dacapo_store.scalars import as_float, as_iteration
 from dacapo_store.validation_scores import flatten_scores
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from dacapo_store.stats_store import FileStatsStore
 
 _NO_SCALARS: Final = frozenset({"iteration", "run_name", "_id"})
@@ -25,14 +28,11 @@ def training_rows(documents: Any) -> TrainingRows:
         UnreadableError: They are no such documents; the text names the first that is not.
     """
     rows = _checked(documents, "iteration_stats")
-    iterations = np.array(
-        _read(rows, lambda row, where: as_iteration(row["iteration"], where=where)), np.int64
-    )
     # DaCapo's two are scalars of every row; what else a row holds may be one.
     names = dict.fromkeys(
         ["loss", "time", *(name for row in rows for name in row if name not in _NO_SCALARS)]
     )
-    return TrainingRows(iterations, {str(name): _scalar(rows, name) for name in names})
+    return TrainingRows(_iterations(rows), {str(name): _scalar(rows, name) for name in names})
 
 
 def validation_rows(documents: Any) -> ValidationRows:
@@ -107,9 +107,22 @@ def _reading(rows: Iterable[dict[str, Any]], read: Callable[[dict[str, Any], str
             raise UnreadableError(f"item {place}: {error}") from error
 
 
+def _iterations(rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.int64]:
+    given = [row["iteration"] for row in rows]
+    # Hundreds of thousands of rows at once; what does not fit is named below.
+    if set(map(type, given)) == {int}:
+        with contextlib.suppress(OverflowError):
+            return np.array(given, np.int64)
+    return np.array(_read(rows, lambda row, where: as_iteration(row["iteration"], where=where)), np.int64)
+
+
 def _scalar(rows: Sequence[dict[str, Any]], name: Any) -> Scalar:
     if not isinstance(name, str) or not name:
         raise UnreadableError(f"a scalar is named by text, not {name!r}")
+
+    given = [row.get(name) for row in rows]
+    if set(map(type, given)) == {float}:
+        return Scalar.of(np.array(given, np.float64), np.ones(len(given), np.bool_))
 
     def read(row: dict[str, Any], where: str) -> float | None:
         value = row.get(name)

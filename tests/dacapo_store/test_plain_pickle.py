@@ -206,6 +206,7 @@ def test_scores_of_any_shape_are_rows(rows: list[tuple[int, list[list[list[float
         ([{"iteration": 0, "loss": 1.0}, {"iteration": 1.5}], "item 1"),
         ([{"iteration": 0, "loss": "high"}], "item 0: .*loss"),
         ([{"iteration": 0, 5: 1.0}], "named by text"),
+        ([{"iteration": 0}, {"iteration": 2**63}], "item 1: iteration .* 64 bits"),
     ],
 )
 def test_what_are_no_stats_is_named(documents: Any, reason: str) -> None:
