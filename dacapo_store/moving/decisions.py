@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from dacapo_store.artifacts import Artifact
     from dacapo_store.moving.zarr_trees import ZarrArray
     from eventstore import Event, RecordedEvent
 
@@ -165,21 +166,32 @@ def rows_digest(rows: TrainingRows | ValidationRows) -> str:
 
 
 def storing_weights(
-    found: FoundWeights, *, is_own: Callable[[Seen], bool], read: Callable[[], WeightsStored]
+    found: FoundWeights,
+    *,
+    is_own: Callable[[Seen], bool],
+    read: Callable[[int | None], Artifact],
+    bring: Callable[[Artifact], WeightsStored],
 ) -> Decision:
-    """Make a file the weights of its iteration, after it was ``read``; the base's own files are known."""
+    """Make a file the weights of its iteration.
+
+    Args:
+        found: The file.
+        is_own: Whether it is one that the base itself has made.
+        read: Looks at the file; told the size of the weights that are in view, if there are any.
+        bring: Makes it a payload of the base, once that is decided.
+    """
     event_id = import_id(found, found.run, found.iteration, found.origin.bytes, found.origin.stamp_ns)
 
     def decide(seen: Seen) -> list[Event]:
         if event_id in seen.ids or is_own(seen):
             return []
         present = seen.weights.stored.get(found.iteration)
-        stored = read()
-        if present is not None and (present.bytes, present.digest) == (stored.bytes, stored.digest):
+        artifact = read(None if present is None else present.bytes)
+        if present is not None and (present.bytes, present.digest) == (artifact.bytes, artifact.digest):
             return []
         if present is not None and not is_imported(seen.last[found.iteration]):
             raise UnreadableError("the base has other weights of this iteration")
-        return [dated(stored, event_id, found.origin.time)]
+        return [dated(bring(artifact), event_id, found.origin.time)]
 
     return decide
 

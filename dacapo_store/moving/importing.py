@@ -20,10 +20,13 @@ In place, files stay where they are: a weights file gets a second name in ``chec
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -31,7 +34,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from msgspec import structs
 
 from dacapo_store import artifacts, weights_file
-from dacapo_store.artifacts import CHUNK_BYTES
+from dacapo_store.artifacts import CHUNK_BYTES, Artifact
 from dacapo_store.base import Base
 from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.events import WeightsStored
@@ -65,6 +68,7 @@ from dacapo_store.weights_store import LocalWeightsStore
 from eventstore import (
     NO_STREAM,
     DuplicateEventError,
+    Event,
     ExpectedVersionError,
     InvalidEventError,
     LogNotFoundError,
@@ -73,6 +77,10 @@ from eventstore import (
 
 if TYPE_CHECKING:
     from pymongo.database import Database
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Of the disk that is written to: nothing that follows could be written either."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,10 @@ class _Importer:
         ordered = in_order(found)
         self.progress.total = sum(each.origin.bytes for each in ordered)
         for each in ordered:
+            if each.origin.stamp_ns > time.time_ns():
+                self._remark(
+                    each, f"its time lies ahead, {each.origin.time:%Y-%m-%d %H:%M}Z: now is recorded"
+                )
             with self.progress.of(each.origin.place, each.origin.bytes):
                 try:
                     self._take(each)
@@ -282,7 +294,8 @@ class _Importer:
         decision = storing_weights(
             found,
             is_own=lambda seen: self._is_own(found, seen),
-            read=lambda: self._read_weights(found),
+            read=partial(self._read_weights, found),
+            bring=partial(self._bring_weights, found),
         )
         if self._decide(found, "weights", f"weights/{found.run}", decision):
             self.payload_bytes += found.origin.bytes
@@ -293,26 +306,37 @@ class _Importer:
         payloads = (artifacts.locate(self.target, path) for path in seen.payloads.get(found.iteration, ()))
         return any(payload.exists() and payload.samefile(found.file) for payload in payloads)
 
-    def _read_weights(self, found: FoundWeights) -> WeightsStored:
-        """Read a file of weights and bring it into the base; a dry run looks whether it can be loaded."""
+    def _read_weights(self, found: FoundWeights, size_in_view: int | None) -> Artifact:
+        """Look into a file of weights and digest it; a dry run does so only where that may decide."""
+        objects = f"{found.run}/checkpoints/objects"
         try:
             with found.file.open("rb") as file:
                 before = os.fstat(file.fileno())
                 self._look_into(found, file)
-                if self.dry_run:
-                    return WeightsStored(found.run, found.iteration, "", before.st_size, CHUNK_BYTES, "")
-                read = artifacts.describe(file.fileno(), "")
-                files.sync_file(file.fileno())
+                if self.dry_run and before.st_size != size_in_view:
+                    return Artifact(objects, before.st_size, CHUNK_BYTES, "")
+                read = artifacts.describe(file.fileno(), objects)
+                if not self.dry_run:
+                    files.sync_file(file.fileno())
                 after = os.fstat(file.fileno())
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise UnreadableError("it was changed while it was read: end what writes to it, and repeat")
         # A name that says what is in the file: a repetition finds it, and it is never used for other bytes.
-        path = f"{found.run}/checkpoints/objects/{found.iteration}-{read.digest[:32]}.pt"
-        artifact = replace(read, path=path)
-        self.copied_bytes += bring(found.file, self.target, artifact, link=self.link)
-        return WeightsStored(found.run, found.iteration, path, read.bytes, read.chunk_bytes, read.digest)
+        return replace(read, path=f"{objects}/{found.iteration}-{read.digest[:32]}.pt")
+
+    def _bring_weights(self, found: FoundWeights, artifact: Artifact) -> WeightsStored:
+        if not self.dry_run:
+            self.copied_bytes += bring(found.file, self.target, artifact, link=self.link)
+        return WeightsStored(
+            found.run,
+            found.iteration,
+            artifact.path,
+            artifact.bytes,
+            artifact.chunk_bytes,
+            artifact.digest,
+        )
 
     def _look_into(self, found: FoundWeights, file: IO[bytes]) -> None:
         try:
@@ -338,9 +362,14 @@ class _Importer:
 
     def _take_container(self, found: FoundContainer) -> None:
         if not self.in_place and not self.dry_run:
-            self.copied_bytes += copy_tree(
-                found.folder, self.target / found.container, link=self.link, like=self.target
-            )
+            try:
+                self.copied_bytes += copy_tree(
+                    found.folder, self.target / found.container, link=self.link, like=self.target
+                )
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise
+                raise UnreadableError(str(error)) from error
         for array in sorted(found.arrays, key=lambda array: array.stamp_ns):
             try:
                 decision = recording(found, array, digest=partial(self._digest, array))
@@ -368,13 +397,27 @@ class _Importer:
             events = decision(seen)
             if self.base is not None and events and not self.dry_run:
                 expected = seen.events[-1].stream_version if seen.events else NO_STREAM
-                marked = [structs.replace(each, metadata={MARK: found.origin.place}) for each in events]
                 try:
-                    self.base.append(stream, marked, expected=expected, durability="os")
+                    self.base.append(stream, self._marked(found, events), expected=expected, durability="os")
                 except (ExpectedVersionError, DuplicateEventError):
                     continue  # somebody else extends the stream: perhaps another import
             (self.imported if events else self.known)[name] += 1
             return bool(events)
+
+    def _marked(self, found: Found, events: Iterable[Event]) -> list[Event]:
+        """The events with what they stand for, and no time that is yet to come.
+
+        A clock that is ahead would hide everything that follows from who asks for the base as of a time.
+        """
+        now = datetime.now(UTC)
+        return [
+            structs.replace(
+                each,
+                metadata={MARK: found.origin.place},
+                recorded_at=min(each.recorded_at or now, now),
+            )
+            for each in events
+        ]
 
     def _seen_of(self, stream: str) -> Seen:
         """What a stream holds; only what is new is read of one that was looked at before."""

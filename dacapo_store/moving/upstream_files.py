@@ -155,16 +155,23 @@ def _find_run(root: Path, run: Path, findings: Findings) -> None:
     except ValueError as error:
         findings.problems.append((_place(run, root), str(error)))
         return
+    _find_checkpoints(root, run.name, checkpoints, findings)
+    for container in containers:
+        _find_container(root, run.name, container, findings)
+
+
+def _find_checkpoints(root: Path, run: str, checkpoints: Path, findings: Findings) -> None:
     for path in _entries(checkpoints / "iterations", findings, root):
         if not _is_iteration(path.name):
             _leave(path, root, findings)
         elif (origin := _origin(path, root, findings)) is not None:
-            findings.found.append(FoundWeights(origin, run.name, int(path.name), path))
+            findings.found.append(FoundWeights(origin, run, int(path.name), path))
+    for path in _entries(checkpoints, findings, root):
+        if not path.is_dir() and path.name != "trace.pt":
+            _leave(path, root, findings)
     for folder in _folders(checkpoints, findings, root):
         if folder.name not in _OWN_CHECKPOINT_FOLDERS:
-            findings.found += _choices(root, run.name, checkpoints, folder)
-    for container in containers:
-        _find_container(root, run.name, container, findings)
+            findings.found += _choices(root, run, checkpoints, folder)
 
 
 def _choices(root: Path, run: str, checkpoints: Path, folder: Path) -> Iterator[FoundBest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import os
@@ -195,7 +196,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_imported(source: Path) -> Non
     write_config(source, "tasks", "torn", "a: [1, 2")
     write_config(source, "tasks", "listed", "- 1")
     write_config(source, "tasks", "code", "!!python/object/apply:os.system ['touch run']")
-    (source / "configs/tasks/README").write_text("none of DaCapo's")
+    for place in ("configs/tasks/README", "run_00001/checkpoints/dice"):
+        (source / place).write_text("none of DaCapo's")
     for name, size in (("stats/training_stats/run_00000", 100), ("run_00000/checkpoints/iterations/60", 999)):
         os.truncate(source / name, size)
     (source / "run_00001/checkpoints/iterations/80").symlink_to(source / "gone")
@@ -217,7 +219,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_imported(source: Path) -> Non
     for report in (import_base(source, dry_run=True), import_base(source), import_base(source)):
         assert dict(report.problems).keys() == reasons.keys()
         assert all(reason in dict(report.problems)[place] for place, reason in reasons.items())
-    assert dict(report.remarks)["configs/tasks/README"].startswith("left alone")
+    for place in ("configs/tasks/README", "run_00001/checkpoints/dice"):
+        assert dict(report.remarks)[place].startswith("left alone")
     assert report.known == {
         "arrays": 3,
         "best weights": 4,
@@ -238,6 +241,58 @@ def test_what_was_mended_is_imported_the_next_time(source: Path) -> None:
     path.write_bytes(whole)
     report = import_base(source)
     assert (report.imported, report.problems) == ({"training stats": 1}, ())
+
+
+def test_a_copy_of_a_source_brings_nothing_new(source: Path, tmp_path: Path) -> None:
+    """Though all its times are others; a dry run knows that as well."""
+    into = tmp_path / "into"
+    position = import_base(source, into=into, payloads="copy").position
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy, symlinks=True, copy_function=shutil.copyfile)
+    for dry_run in (True, False):
+        report = import_base(copy, into=into, dry_run=dry_run)
+        # Of arrays only names, sizes and times are compared: they go on record again.
+        assert (report.imported, report.problems) == ({"arrays": 4}, ())
+    assert report.position == (position or 0) + 4
+
+
+def test_a_time_that_lies_ahead_is_not_recorded(tmp_path: Path) -> None:
+    """It would hide everything that follows from who asks for the base as of a time."""
+    ahead = 4_000_000_000 * 10**9
+    path = write_config(tmp_path, "tasks", "t", "{name: t}")
+    os.utime(path, ns=(ahead, ahead))
+    before = datetime.now(UTC)
+    report = import_base(tmp_path)
+    ((place, remark),) = report.remarks
+    assert (place, "lies ahead, 2096-10-02" in remark) == ("configs/tasks/t.yaml", True)
+    ((*_, recorded_at, _, _, _),) = events_of(tmp_path)
+    assert before <= recorded_at <= datetime.now(UTC)
+    assert import_base(tmp_path).imported == {}
+
+
+def test_a_container_that_cannot_be_copied_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest goes on; a full disk ends the import."""
+    copy = shutil.copy2
+
+    def failing(number: int) -> Any:
+        def copying(this: Any, *to: Any, **how: Any) -> Any:
+            if "run_00000" in str(this):
+                raise OSError(number, os.strerror(number), str(this))
+            return copy(this, *to, **how)
+
+        return copying
+
+    monkeypatch.setattr(shutil, "copy2", failing(errno.EACCES))
+    report = import_base(source, into=tmp_path / "into")
+    assert [place for place, _ in report.problems] == ["run_00000/validation.zarr"]
+    assert report.imported["arrays"] == 2
+    monkeypatch.setattr(shutil, "copy2", failing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        import_base(source, into=tmp_path / "into")
+    monkeypatch.undo()
+    assert import_base(source, into=tmp_path / "into").imported == {"arrays": 2}
 
 
 def test_a_choice_is_read_from_the_link_where_the_file_is_torn(source: Path) -> None:
@@ -353,7 +408,10 @@ def test_what_others_have_recorded_is_not_replaced(tmp_path: Path) -> None:
     write_stats(source, "s", range(3))
     write_weights(source, "r", 10)
     write_best(source, "r", "d", "voi", 10)
+    planned = import_base(source, into=into, dry_run=True)
     report = import_base(source, into=into)
+    assert (planned.problems, planned.imported) == (report.problems, report.imported)
+    assert len(list((into / "r/checkpoints/objects").iterdir())) == 2
     assert {place: reason.split(" ", 4)[0:3] for place, reason in report.problems} == {
         "configs/tasks/t.yaml": ["another", "config", "of"],
         "stats/training_stats/r": ["the", "base", "has"],
