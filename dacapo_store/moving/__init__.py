@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from dacapo_store.moving.alone import MoveBusyError
 from dacapo_store.moving.exporting import ExportReport, export_base
 from dacapo_store.moving.importing import ImportReport, import_base
 
-__all__ = ["ExportReport", "ImportReport", "export_base", "import_base"]
+__all__ = ["ExportReport", "ImportReport", "MoveBusyError", "export_base", "import_base"]

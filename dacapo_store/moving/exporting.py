@@ -13,6 +13,7 @@ in this base would change here as well.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -33,6 +34,7 @@ from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.location import Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.moving import plain_yaml
+from dacapo_store.moving.alone import alone_in
 from dacapo_store.moving.found import UnreadableError, stamp_of
 from dacapo_store.moving.progress import Progress, Reading
 from dacapo_store.moving.stats_documents import training_documents, validation_documents
@@ -119,6 +121,7 @@ def export_base(
         LogNotFoundError: There is no base to read.
         ValueError: ``target`` holds something else, or the two lie within each other; or there is no
             such position or time.
+        MoveBusyError: Another export is writing to ``target``. Wait for it.
         OSError: The disk did not take something. Make room and repeat.
     """
     where, folder = Location.of(base), Path(target).expanduser().resolve()
@@ -129,19 +132,21 @@ def export_base(
         position = position_of(log, at)
         receipt = _receipt(root, log, position)
     _check_target(folder, receipt)
-    if not dry_run:
-        nearest = next(each for each in (folder, *folder.parents) if each.is_dir())
-        files.make_directories(folder, like=nearest)
-        _clear_temporaries(folder)
-        files.replace_text(folder / RECEIPT, json.dumps(receipt, indent=1) + "\n", like=folder)
-    exporter = _Exporter(
-        base=Base.at(base, as_of=position),
-        target=folder,
-        link=payloads == "link",
-        dry_run=dry_run,
-        progress=Reading(progress or (lambda *_: None)),
-    )
-    exporter.write_all()
+    with contextlib.ExitStack() as held:
+        if not dry_run:
+            nearest = next(each for each in (folder, *folder.parents) if each.is_dir())
+            files.make_directories(folder, like=nearest)
+            held.enter_context(alone_in(folder))
+            _clear_temporaries(folder)
+            files.replace_text(folder / RECEIPT, json.dumps(receipt, indent=1) + "\n", like=folder)
+        exporter = _Exporter(
+            base=Base.at(base, as_of=position),
+            target=folder,
+            link=payloads == "link",
+            dry_run=dry_run,
+            progress=Reading(progress or (lambda *_: None)),
+        )
+        exporter.write_all()
     if at is not None and exporter.exported["containers"] + exporter.known["containers"]:
         exporter.remarks.append(("arrays", "they are as they are now: arrays have no past"))
     return exporter.report(position)

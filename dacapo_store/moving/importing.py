@@ -20,6 +20,7 @@ In place, files stay where they are: a weights file gets a second name in ``chec
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -40,6 +41,7 @@ from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.events import WeightsStored
 from dacapo_store.history import TRAINING
 from dacapo_store.moving import upstream_files
+from dacapo_store.moving.alone import alone_in
 from dacapo_store.moving.decisions import (
     MARK,
     Decision,
@@ -142,6 +144,7 @@ def import_base(
 
     Raises:
         ValueError: There is nothing of DaCapo's in ``source``, or it cannot become a base.
+        MoveBusyError: Another import is writing to the base. Wait for it.
         EventStoreError: The log cannot be opened, or did not take an event. Mend it and repeat.
         OSError: The disk did not take something. Make room and repeat.
     """
@@ -157,19 +160,23 @@ def import_base(
 
         findings.found = [each for each in findings.found if not isinstance(each, FoundConfig | FoundStats)]
         upstream_mongo.find(mongo, findings)
-    importer = _Importer(
-        base=_opened(target, dry_run=dry_run),
-        target=target,
-        in_place=root == target,
-        link=root == target or payloads == "link",
-        array_digests=array_digests,
-        dry_run=dry_run,
-        progress=Reading(progress or (lambda *_: None)),
-        problems=findings.problems,
-        remarks=findings.remarks,
-    )
-    importer.take(findings.found)
-    return importer.report("" if root is None else str(root))
+    with contextlib.ExitStack() as held:
+        if not dry_run:
+            files.make_directories(target, like=_nearest_folder(target))
+            held.enter_context(alone_in(target))
+        importer = _Importer(
+            base=_opened(target, dry_run=dry_run),
+            target=target,
+            in_place=root == target,
+            link=root == target or payloads == "link",
+            array_digests=array_digests,
+            dry_run=dry_run,
+            progress=Reading(progress or (lambda *_: None)),
+            problems=findings.problems,
+            remarks=findings.remarks,
+        )
+        importer.take(findings.found)
+        return importer.report("" if root is None else str(root))
 
 
 def _check_folders(root: Path | None, target: Path, *, needs_files: bool) -> None:
@@ -188,7 +195,6 @@ def _check_folders(root: Path | None, target: Path, *, needs_files: bool) -> Non
 
 def _opened(target: Path, *, dry_run: bool) -> Base | None:
     if not dry_run:
-        files.make_directories(target, like=_nearest_folder(target))
         return Base.at(target)
     try:
         return Base.at(target, read_only=True) if (target / "events").is_dir() else None

@@ -30,7 +30,7 @@ from dacapo_store import (
     WeightsMissingError,
 )
 from dacapo_store.maintenance import plan_gc
-from dacapo_store.moving import import_base
+from dacapo_store.moving import MoveBusyError, import_base
 from dacapo_store.payloads import check_payloads
 from eventstore import EventLog, files
 from tests.dacapo_store.upstream_base import (
@@ -506,6 +506,33 @@ def test_without_array_digests_arrays_are_only_counted(source: Path) -> None:
     import_base(source, array_digests=False)
     rows = Base.at(source).query("SELECT DISTINCT digest, files, bytes > 0 FROM recorded_arrays").fetchall()
     assert rows == [(None, 4, True)]
+
+
+def test_one_import_at_a_time(source: Path, tmp_path: Path) -> None:
+    """Two would copy the same files over each other; who is refused has written nothing."""
+    into = tmp_path / "into"
+    asked: list[str] = []
+
+    def interfere(place: str, done: int, total: int) -> None:
+        if not asked:
+            asked.append(place)
+            with pytest.raises(MoveBusyError, match="another import"):
+                import_base(source, into=into)
+            assert import_base(source, into=into, dry_run=True).imported == ALL
+        assert done <= total
+
+    assert import_base(source, into=into, progress=interfere).imported == ALL
+    assert asked
+    assert import_base(source, into=into).known == ALL
+
+
+def test_progress_goes_from_nothing_to_all(source: Path) -> None:
+    """In bytes of what is read; it never goes back."""
+    told: list[tuple[str, int, int]] = []
+    import_base(source, progress=lambda *step: told.append(step))
+    done = [step[1] for step in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, told[0][2])
 
 
 def killed_at(step: int, source: Path, into: Path | None) -> bool:
