@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import signal
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -19,6 +20,8 @@ import pytest
 import torch
 import yaml
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dacapo_store import (
     Base,
@@ -29,9 +32,11 @@ from dacapo_store import (
     TrainingIterationStats,
     ValidationIterationScores,
 )
+from dacapo_store.config_store import KINDS
+from dacapo_store.converter import documents_equal
 from dacapo_store.moving import export_base, import_base
 from eventstore import files
-from tests.dacapo_store.upstream_base import golden_base, tree
+from tests.dacapo_store.upstream_base import golden_base, tree, write_config, write_pickle, write_scores
 
 OWN = ("events/", "dacapo-store-export.json")
 
@@ -130,6 +135,56 @@ def test_an_imported_base_comes_out_as_it_went_in(tmp_path: Path) -> None:
     export_base(source, tmp_path / "once_more")
     assert content(tmp_path / "once_more", times=True).keys() == content(source).keys()
     assert import_base(back).problems == ()
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=8)
+FILE_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and not set(name) & set("/\0"))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(TEXT, inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+    ),
+    max_leaves=8,
+)
+SCORES = st.lists(st.lists(st.lists(st.floats(), max_size=2), max_size=2), max_size=2)
+
+
+@settings(max_examples=15)
+@given(
+    configs=st.dictionaries(st.tuples(st.sampled_from(KINDS), FILE_NAMES), VALUES, max_size=4),
+    losses=st.dictionaries(
+        FILE_NAMES, st.lists(st.tuples(st.integers(0, 99), st.floats()), min_size=1), max_size=2
+    ),
+    scores=st.dictionaries(FILE_NAMES, st.dictionaries(st.integers(0, 99), SCORES, min_size=1), max_size=2),
+)
+def test_any_configs_and_numbers_come_out_as_they_went_in(
+    configs: dict[tuple[str, str], Any],
+    losses: dict[str, list[tuple[int, float]]],
+    scores: dict[str, dict[int, Any]],
+) -> None:
+    """Under any name that a file can have, to the last bit."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source, into, back = (Path(temporary, name) for name in ("source", "into", "back"))
+        (source / "configs/runs").mkdir(parents=True)
+        for (kind, name), value in configs.items():
+            write_config(source, kind, name, yaml.dump({"name": name, "value": value}))
+        for run, rows in losses.items():
+            documents = [{"iteration": n, "loss": x, "time": -x, "run_name": run} for n, x in rows]
+            write_pickle(source / "stats/training_stats" / run, documents)
+        for run, iterations in scores.items():
+            write_scores(source, run, iterations)
+        assert import_base(source, into=into).problems == ()
+        assert export_base(into, back).problems == ()
+        before, after = content(source), content(back)
+        assert after.keys() == before.keys()
+        for name, found in after.items():
+            if name.endswith(".yaml") and name.startswith("configs/"):
+                assert documents_equal(yaml.full_load(found), yaml.full_load(before[name]))
+            else:
+                assert found == before[name]
+        Base.at(into).close()
 
 
 def test_a_past_state_is_exported_as_it_was(base: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def write_stats(base: Path, run: str, iterations: range, loss: float = 1.0) -> None:
     """What DaCapo's file store leaves of a training."""
-    _pickle(
+    write_pickle(
         base / "stats/training_stats" / run,
         [{"iteration": n, "loss": loss / (n + 1), "time": 0.5, "run_name": run} for n in iterations],
     )
@@ -63,7 +63,7 @@ def write_stats(base: Path, run: str, iterations: range, loss: float = 1.0) -> N
 def write_scores(base: Path, run: str, scores: dict[int, list[list[list[Any]]]]) -> None:
     """What it leaves of validations."""
     rows = [{"iteration": n, "scores": each, "run_name": run} for n, each in scores.items()]
-    _pickle(base / "stats/validation_scores" / run, rows)
+    write_pickle(base / "stats/validation_scores" / run, rows)
 
 
 def write_weights(base: Path, run: str, iteration: int, value: float = 1.0) -> Path:
@@ -90,6 +90,7 @@ def write_config(base: Path, kind: str, name: str, text: str) -> Path:
     return path
 
 
-def _pickle(path: Path, value: Any) -> None:
+def write_pickle(path: Path, value: Any) -> None:
+    """A file of a stats store."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(value))
