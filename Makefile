@@ -7,11 +7,10 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-READY_DACAPO := .venv-dacapo/ready
 READY_BENCH := .venv-bench/ready
 READY_UPSTREAM := .venv-upstream/ready
 
-.PHONY: help setup test demo torture bench check lint types law docs compat format clean
+.PHONY: help setup test demo torture bench check lint types law docs compat upstream kills format clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,23 +53,26 @@ law: $(READY)  ## The import law
 docs: $(READY)  ## Run the examples of README and docs
 	@$(BIN)/python -m pytest tests/docs
 
-compat: $(READY_DACAPO)  ## Run the stores' tests on the older versions that DaCapo runs on
-	@.venv-dacapo/bin/python -m pytest tests/dacapo_store tests/tools
+compat: $(READY_UPSTREAM)  ## Run the stores' tests on the older versions that DaCapo runs on
+	@.venv-upstream/bin/python -m pytest tests/dacapo_store tests/tools
+
+upstream: $(READY_UPSTREAM)  ## Run the real DaCapo through these stores and through its own
+	@.venv-upstream/bin/python -m pytest tests/upstream
+
+kills: $(READY_UPSTREAM)  ## Kill DaCapo's training at random and resume it, 20 times with each kind of store
+	@.venv-upstream/bin/python -m tools.upstream.kills --lives 20
 
 $(READY_BENCH): pyproject.toml constraints.txt constraints-bench.txt tools/set_up.sh
 	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-bench bench constraints.txt constraints-bench.txt
 
 $(READY_UPSTREAM): pyproject.toml constraints.txt constraints-upstream.txt tools/set_up.sh
-	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-upstream upstream constraints.txt constraints-upstream.txt \
+	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-upstream test,demo,upstream constraints.txt constraints-upstream.txt \
 		dacapo-ml==0.3.5 cellmap-models==0.2.4
-
-$(READY_DACAPO): pyproject.toml constraints.txt constraints-dacapo.txt tools/set_up.sh
-	@PYTHON="$(PYTHON)" tools/set_up.sh .venv-dacapo test,demo constraints.txt constraints-dacapo.txt
 
 format: $(READY)  ## Let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean:  ## Remove the environments, caches and the demo's output
-	rm -rf .venv .venv-dacapo .venv-bench .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
+	rm -rf .venv .venv-bench .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
