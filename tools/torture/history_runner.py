@@ -65,7 +65,7 @@ from tools.torture.history_models import DUPLICATE, MISSING, OK
 from tools.torture.history_programs import Op, Process, Program, ProgramKind
 from tools.torture.linearizability import Call
 
-HANG_SECONDS: Final = 300
+HANG_SECONDS: Final = 60
 _DONE: Final = "done"
 """The stream in which each process says that its threads have ended."""
 
