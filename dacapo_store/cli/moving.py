@@ -74,18 +74,10 @@ def import_(
     """
     from dacapo_store.moving import import_base
 
-    database = None
-    if from_mongo is not None:
-        from dacapo_store.moving.upstream_mongo import connect
-
-        try:
-            database = connect(*from_mongo)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
     found = None
-    if source is not None or database is None or into is None:
+    if source is not None or from_mongo is None or into is None:
         found = local_base_of(None if source is None else str(source))
-    with _bar("importing") as progress:
+    with _database(from_mongo) as database, _bar("importing") as progress:
         report = import_base(
             found,
             into=into,
@@ -169,6 +161,20 @@ def _say(report: ImportReport | ExportReport, done: str, counts: Mapping[str, in
 
 def _one_line(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+@contextlib.contextmanager
+def _database(address: tuple[str, str] | None) -> Iterator[Any]:
+    if address is None:
+        yield None
+        return
+    from dacapo_store.moving.upstream_mongo import connected
+
+    try:
+        with connected(*address) as database:
+            yield database
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ time is that of its ObjectId, to the second. Alone in the project, this module i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dacapo_store.config_store import KINDS
 from dacapo_store.history import TRAINING, Kind
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
     from pymongo.database import Database
 
+_PATIENCE_MS: Final = 10_000
 
-def connect(uri: str, name: str) -> Database[Any]:
-    """A database of DaCapo's.
+
+@contextlib.contextmanager
+def connected(uri: str, name: str) -> Iterator[Database[Any]]:
+    """A database of DaCapo's, to be used inside.
 
     Raises:
         ImportError: pymongo is not installed: ``pip install 'dacapo-store[mongo]'``.
@@ -37,14 +42,16 @@ def connect(uri: str, name: str) -> Database[Any]:
         from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
     except ImportError as error:
         raise ImportError("reading a database needs pymongo: pip install 'dacapo-store[mongo]'") from error
+    # Passwords stand in addresses, and errors in logs.
+    shown = re.sub(r"//[^/]*@", "//…@", uri)
     try:
-        client: MongoClient[Any] = MongoClient(uri, serverSelectionTimeoutMS=10_000)
-        client.admin.command("ping")
+        with MongoClient[Any](uri, serverSelectionTimeoutMS=_PATIENCE_MS) as client:
+            client.admin.command("ping")
+            yield client[name]
     except (InvalidURI, ConfigurationError) as error:
-        raise ValueError(f"{uri!r} is no address of a MongoDB server: {error}") from error
+        raise ValueError(f"{shown!r} is no address of a MongoDB server: {error}") from error
     except PyMongoError as error:
-        raise OSError(f"the MongoDB server at {uri} cannot be used: {error}") from error
-    return client[name]
+        raise OSError(f"the MongoDB server at {shown} cannot be used: {error}") from error
 
 
 def find(database: Database[Any], findings: Findings) -> None:

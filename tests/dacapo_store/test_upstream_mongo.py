@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,8 +104,13 @@ def test_the_command_connects_and_imports(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``--from-mongo URI DB``; without a folder of files, ``--into`` says where to."""
-    asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(upstream_mongo, "connect", lambda *names: asked.append(names) or database)
+    asked: list[tuple[str, ...]] = []
+
+    def connected(*names: str) -> Any:
+        asked.append(names)
+        return contextlib.nullcontext(database)
+
+    monkeypatch.setattr(upstream_mongo, "connected", connected)
     command = ["dacapo-store", "import", "--from-mongo", "mongodb://lab", "dacapo", "--into", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
@@ -114,10 +120,29 @@ def test_the_command_connects_and_imports(
     assert len(tree(tmp_path)) > 0
 
 
-def test_an_address_that_is_none_is_an_error_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_named_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors end up in logs."""
+    monkeypatch.setattr(upstream_mongo, "_PATIENCE_MS", 50)
+    database = upstream_mongo.connected("mongodb://ada:secret@localhost:1", "dacapo")
+    with pytest.raises(OSError, match="localhost:1") as failure, database:
+        pass
+    assert "secret" not in str(failure.value)
+
+
+def test_an_address_that_is_none_is_an_error_of_the_call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As is a client that is not installed."""
-    with pytest.raises(ValueError, match="no address"):
-        upstream_mongo.connect("nonsense://x", "dacapo")
+    with (
+        pytest.raises(ValueError, match="no address"),
+        upstream_mongo.connected("nonsense://x", "dacapo"),
+    ):
+        pass
     monkeypatch.setitem(sys.modules, "pymongo", None)
-    with pytest.raises(ImportError, match=r"dacapo-store\[mongo\]"):
-        upstream_mongo.connect("mongodb://localhost", "dacapo")
+    monkeypatch.setattr(
+        sys, "argv", ["dacapo-store", "import", "--from-mongo", "mongodb://x", "y", "--into", "z"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "dacapo-store[mongo]" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from dacapo_store import (
     ValidationIterationScores,
     ValidationScores,
 )
+from dacapo_store.moving import ExportReport, ImportReport, export_base, import_base
 from dacapo_store.weights_store import TrainableRun
 from eventstore import NO_STREAM, Commit, Event, EventLog, EventTypes, RecordedEvent, StreamAppend
 from projections import ReadModels
@@ -106,3 +107,12 @@ def history(path: Path) -> list[tuple[object, ...]]:
     with EventLog.open(path, read_only=True) as opened:
         views = ReadModels(opened, threads=1, memory_limit="256MB")
         return views.query("SELECT run, min(loss) FROM training_stats GROUP BY run").fetchall()
+
+
+def move(theirs: Path, ours: Path) -> list[str]:
+    """From DaCapo's own stores, and back."""
+    moved_in: ImportReport = import_base(
+        theirs, into=ours, payloads="link", progress=lambda place, done, total: None
+    )
+    moved_out: ExportReport = export_base(ours, "back", at=moved_in.position, dry_run=True)
+    return [f"{place}: {reason}" for place, reason in (*moved_in.problems, *moved_out.problems)]
