@@ -242,6 +242,10 @@ class _Importer:
                     self.problems.append((each.origin.place, str(error)))
                 except InvalidEventError as error:
                     self.problems.append((each.origin.place, f"it cannot be stored: {error}"))
+                except UnicodeEncodeError:
+                    self.problems.append((each.origin.place, "a name in it is no text in UTF-8"))
+                except FileNotFoundError as error:
+                    self.problems.append((each.origin.place, f"it is gone meanwhile: {error}"))
         if self.base is not None and not self.dry_run:
             self.base.log.sync()
             if not self.in_place:
@@ -322,7 +326,8 @@ class _Importer:
                 if self.dry_run and before.st_size != size_in_view:
                     return Artifact(objects, before.st_size, CHUNK_BYTES, "")
                 read = artifacts.describe(file.fileno(), objects)
-                if not self.dry_run:
+                if self.link and not self.dry_run:
+                    # A copy is synced while it is made; this one was written by others.
                     files.sync_file(file.fileno())
                 after = os.fstat(file.fileno())
         except OSError as error:

@@ -22,6 +22,7 @@ _VALUES_MAX: Final = 1_000_000
 _PYTHON: Final = "tag:yaml.org,2002:python/"
 _APPLY: Final = f"{_PYTHON}object/apply:"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Full: Any = getattr(yaml, "CFullLoader", yaml.FullLoader)
 
 
 class _Loader(_Base):  # type: ignore[misc]
@@ -54,7 +55,7 @@ def dump(document: Any) -> str:
     """
     try:
         text: str = yaml.dump(document)
-        again = yaml.full_load(text)
+        again = yaml.load(text, Loader=_Full)  # noqa: S506 - as full_load, of what was written just now
     except yaml.YAMLError as error:
         raise UnreadableError(
             f"it holds what DaCapo's store cannot read: {_in_one_line(str(error))}"

@@ -43,6 +43,7 @@ from dacapo_store.scalars import as_iteration
 CONFIGS: Final = "configs"
 STATS: Final[dict[str, Kind[Any]]] = {"training_stats": TRAINING, "validation_scores": VALIDATION}
 
+_NO_TEXT: Final = "its name is no text in UTF-8: rename it"
 _OWN_CHECKPOINT_FOLDERS: Final = frozenset({"iterations", "objects"})
 
 
@@ -151,7 +152,10 @@ def _find_run(root: Path, run: Path, findings: Findings) -> None:
     if not checkpoints.is_dir() and not containers:
         return
     try:
-        validate_run_name(run.name)
+        validate_run_name(run.name).encode()
+    except UnicodeEncodeError:
+        findings.problems.append((_place(run, root), _NO_TEXT))
+        return
     except ValueError as error:
         findings.problems.append((_place(run, root), str(error)))
         return
@@ -219,7 +223,7 @@ def _origin(path: Path, root: Path, findings: Findings) -> Origin | None:
     try:
         path.name.encode()
     except UnicodeEncodeError:
-        findings.problems.append((place, "its name is no text in UTF-8: rename it"))
+        findings.problems.append((place, _NO_TEXT))
         return None
     return Origin(place, status.st_mtime_ns, status.st_size)
 

@@ -98,7 +98,7 @@ def arrays_in(container: Path) -> Iterator[ZarrArray]:
         folder = Path(parent)
         if _is_array(folder, names):
             folders.clear()
-            dataset = folder.relative_to(container).as_posix()
+            dataset = _text(folder.relative_to(container).as_posix())
             yield ZarrArray(
                 "" if dataset == "." else dataset, folder, tuple(sorted(_files(folder), key=_path))
             )
@@ -172,15 +172,20 @@ def _files(folder: Path) -> Iterator[ZarrFile]:
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
-            text = path.relative_to(folder).as_posix()
+            text = _text(path.relative_to(folder).as_posix())
             try:
-                text.encode()
                 status = path.stat()
-            except UnicodeEncodeError as error:
-                raise UnreadableError(f"{os.fsencode(path)!r} is no name in UTF-8") from error
             except OSError as error:
                 raise UnreadableError(f"{text}: {error.strerror}") from error
             yield ZarrFile(text, status.st_size, status.st_mtime_ns)
+
+
+def _text(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableError(f"{os.fsencode(path)!r} is no text in UTF-8: rename it") from error
+    return path
 
 
 def _path(file: ZarrFile) -> str:

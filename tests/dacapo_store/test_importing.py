@@ -442,6 +442,31 @@ def test_runs_that_cannot_be_folders_here(tmp_path: Path) -> None:
     assert report.imported == {"weights": 1}
 
 
+def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
+    """In whatever place; what has a name is imported."""
+    bad = os.fsdecode(b"bad\xff")
+    write_stats(tmp_path, bad, range(1))
+    write_config(tmp_path, "tasks", bad, "{}")
+    write_weights(tmp_path, bad, 1)
+    write_weights(tmp_path, "r", 1)
+    write_best(tmp_path, "r", bad, "voi", 1)
+    write_best(tmp_path, "r", "d", bad, 1)
+    for name in (f"a/{bad}/.zarray", "b/.zarray"):
+        path = tmp_path / "r/validation.zarr" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    report = import_base(tmp_path)
+    assert {place for place, _ in report.problems} == {
+        "stats/training_stats/bad\\xff",
+        "configs/tasks/bad\\xff.yaml",
+        "bad\\xff",
+        "r/checkpoints/bad\\xff/voi.json",
+        "r/checkpoints/d/bad\\xff.json",
+        "r/validation.zarr",
+    }
+    assert report.imported == {"weights": 1}
+
+
 def test_a_folder_that_holds_nothing_of_dacapo_is_refused(tmp_path: Path) -> None:
     """A mistyped path must not become a base."""
     (tmp_path / "empty").mkdir()
