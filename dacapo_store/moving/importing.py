@@ -293,6 +293,7 @@ class _Importer:
     def _take_stats(self, found: FoundStats) -> None:
         rows = found.read()
         if not len(rows):
+            self._remark(found, "it holds no rows")
             return
         stream = found.kind.stream(found.run)
         if self.base is not None and found.kind is TRAINING:
