@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,6 @@ def source(tmp_path: Path) -> Path:
 
 def upstream_stores(base: Path) -> Any:
     """DaCapo's own stores on a base."""
-    from types import SimpleNamespace
-
     from dacapo.store.file_config_store import FileConfigStore
     from dacapo.store.file_stats_store import FileStatsStore
     from dacapo.store.local_weights_store import LocalWeightsStore
@@ -90,3 +89,38 @@ def same_weights(ours: Any, theirs: Any) -> None:
     assert list(ours.model) == list(theirs.model)
     assert all(torch.equal(ours.model[name], theirs.model[name]) for name in ours.model)
     assert repr(ours.optimizer) == repr(theirs.optimizer)
+
+
+def test_dacapo_goes_on_where_it_was(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On these stores in the imported base: its own objects, equal to those that its own stores gave."""
+    compat = pytest.importorskip("dacapo_store.compat")
+    from dacapo.store import create_store
+
+    theirs = upstream_stores(source)
+    runs = sorted(theirs.configs.retrieve_run_config_names())
+    before = {run: everything(theirs, run) for run in runs}
+    import_base(source)
+    (source.parent / "dacapo.yaml").write_text(f"type: files\nruns_base_dir: {source}\n")
+    monkeypatch.setenv("DACAPO_OPTIONS_FILE", str(source.parent / "dacapo.yaml"))
+    compat.install()
+    try:
+        ours = SimpleNamespace(
+            configs=create_store.create_config_store(),
+            stats=create_store.create_stats_store(),
+            weights=create_store.create_weights_store(),
+        )
+        assert isinstance(ours.configs, FileConfigStore)
+        assert {run: everything(ours, run) for run in runs} == before
+    finally:
+        compat.uninstall()
+
+
+def everything(stores: Any, run: str) -> tuple[str, ...]:
+    """What DaCapo asks when it goes on with a run."""
+    return (
+        repr(stores.configs.retrieve_run_config(run)),
+        repr(stores.stats.retrieve_training_stats(run)),
+        repr(stores.stats.retrieve_validation_iteration_scores(run)),
+        repr(stores.weights.latest_iteration(run)),
+        repr(vars(stores.weights.retrieve_weights(run, ITERATIONS[-1]))),
+    )
