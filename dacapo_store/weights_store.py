@@ -67,7 +67,10 @@ logger = logging.getLogger(__name__)
 _PLAIN_NAME = re.compile(r"[^/%.\x00-\x1f][^/%\x00-\x1f]*")
 """A name that is a file name as it is: no separator, no leading dot, nothing that reads as an escape."""
 
-_OWN_FOLDERS = frozenset({"iterations", "objects"})
+_UNRECORDED = "unrecorded"
+"""Where files of weights go that the log never knew, when the name of their iteration is needed."""
+
+_OWN_FOLDERS = frozenset({"iterations", "objects", _UNRECORDED})
 
 _KIND = "weights"
 """What stores of weights are called in the background."""
@@ -457,6 +460,7 @@ class LocalWeightsStore(WeightsStore):
 
     def _store(self, name: str, iteration: int, state: Mapping[str, Any]) -> None:
         stored = self._write(name, iteration, state)
+        self._keep_unrecorded(name, iteration)
         try:
             commit = self._base.append(_stream(name), [stored], trains=name)
         except WriteRefusedError:
@@ -479,6 +483,26 @@ class LocalWeightsStore(WeightsStore):
         )
         return WeightsStored(
             name, iteration, artifact.path, artifact.bytes, artifact.chunk_bytes, artifact.digest
+        )
+
+    def _keep_unrecorded(self, name: str, iteration: int) -> None:
+        """Give a file of these weights that the log never knew (DaCapo's own, say) another name.
+
+        The one that it has is about to become a link to what is stored now. Until then it has both.
+        """
+        file = self._link_path(name, iteration)
+        if not file.exists() or iteration in self._history(name)[1].iterations:
+            return
+        kept = self._checkpoints(name) / _UNRECORDED / f"{iteration}-{uuid.uuid4().hex}"
+        files.make_directories(kept.parent, like=self._base.path)
+        try:
+            files.link(file, kept)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            files.rename(file, kept)
+        logger.warning(
+            "%s held weights that are not on record; now they are stored anew. It is kept as %s.", file, kept
         )
 
     def _load_verified(self, stored: WeightsStored) -> Weights:

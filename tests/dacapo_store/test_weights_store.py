@@ -345,6 +345,34 @@ def test_weights_that_dacapo_pickled_are_loaded(store: LocalWeightsStore, tmp_pa
     assert "dacapo" not in str(torch.serialization.get_safe_globals())
 
 
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_weights_that_the_log_never_knew_are_not_overwritten(
+    store: LocalWeightsStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    hard_links: bool,
+) -> None:
+    """Somebody trains again in a base of DaCapo's own stores: what months of training left there stays."""
+    run = trained()
+    pickled_by_upstream(link(tmp_path, 20), run.model.state_dict(), run.optimizer.state_dict())
+    before = link(tmp_path, 20).read_bytes()
+    if not hard_links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(files, "link", refuse)
+    new = trained(seed=1)
+    for _ in range(2):
+        store.store_weights(new, 20)
+    (kept,) = (tmp_path / "run_1" / "checkpoints" / "unrecorded").iterdir()
+    assert kept.read_bytes() == before
+    assert str(kept) in caplog.text
+    assert same(store.retrieve_weights("run_1", 20).model, new.model.state_dict())
+
+
 def test_code_in_a_pickle_does_not_run(store: LocalWeightsStore, tmp_path: Path) -> None:
     """DESIGN 8: loading unpickles nothing but tensors and plain containers."""
     for iteration, write in enumerate(
