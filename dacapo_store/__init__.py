@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dacapo_store import converter
+    from dacapo_store import compat, converter
     from dacapo_store.array_store import (
         ArrayStore,
         LocalArrayIdentifier,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         DaCapoStoreError,
         DamagedArtifactError,
         MissingError,
+        NotImportedError,
         WeightsMissingError,
     )
     from dacapo_store.options import Options
@@ -71,6 +72,7 @@ __all__ = [
     "LocalContainerIdentifier",
     "LocalWeightsStore",
     "MissingError",
+    "NotImportedError",
     "Options",
     "Pending",
     "ReplayReceipt",
@@ -87,6 +89,7 @@ __all__ = [
     "WeightsMissingError",
     "WeightsStore",
     "WeightsUnsafeError",
+    "compat",
     "converter",
     "create_array_store",
     "create_config_store",
@@ -114,6 +117,7 @@ _NAMES_BY_MODULE = {
         "DaCapoStoreError",
         "DamagedArtifactError",
         "MissingError",
+        "NotImportedError",
         "WeightsMissingError",
     ),
     "options": ("Options",),
@@ -130,12 +134,13 @@ _NAMES_BY_MODULE = {
     "weights_file": ("Weights", "WeightsUnsafeError"),
     "weights_store": ("LocalWeightsStore", "WeightsStore"),
 }
+_MODULES_THEMSELVES = ("compat", "converter")
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "converter":
-        return importlib.import_module("dacapo_store.converter")
+    if name in _MODULES_THEMSELVES:
+        return importlib.import_module(f"dacapo_store.{name}")
     if name in _MODULES:
         value = getattr(importlib.import_module(f"dacapo_store.{_MODULES[name]}"), name)
         globals()[name] = value  # the next use finds it without coming here

@@ -187,9 +187,8 @@ def test_installing_imports_neither_dacapo_nor_anything_heavy(tmp_path: Path) ->
     """In a process that has the variable, all that starts is a finder that waits."""
     make_dacapo(tmp_path)
     code = """
-import sys
-from dacapo_store import compat
-compat.install()
+import sys, dacapo_store
+dacapo_store.compat.install()
 heavy = ("dacapo", "torch", "duckdb", "zarr", "pyarrow", "numpy", "yaml", "upath")
 print([name for name in heavy if name in sys.modules])
 """

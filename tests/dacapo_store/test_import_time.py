@@ -24,6 +24,7 @@ VALUES = (
     "ValidationScores",
     "Base",
     "Weights",
+    "compat",
     "converter",
 )
 
