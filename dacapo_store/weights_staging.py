@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import mmap
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 _ALIGNMENT_BYTES: Final = 64
 _SPARED_BYTES: Final = 256 * 1024 * 1024
 """What a copy leaves free for everybody else."""
+
+_PIECE_BYTES: Final = 8 * 1024 * 1024
+_WORKERS_MAX: Final = 4
 
 _MEMINFO: Final = Path("/proc/meminfo")
 _OWN_CGROUP: Final = Path("/proc/self/cgroup")
@@ -109,6 +114,7 @@ class _Memory:
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 pages.madvise(mmap.MADV_HUGEPAGE)
             whole = torch.frombuffer(pages, dtype=torch.uint8)
+        self.is_fresh = not pinned
         self.storage = whole.untyped_storage()
 
     def suits(self, needed: int, *, pinned: bool) -> bool:
@@ -138,27 +144,60 @@ class _Parts:
 
     def copy_to(self, memory: _Memory) -> _Copied:
         """Copy all storages; returns when the last byte is there."""
-        import ctypes
-
         import torch
 
         copied = _Copied()
         devices = set()
+        moves: list[_Move] = []
         for offset, storage in self._storages:
             part = memory.storage[offset : offset + storage.nbytes()]
             if storage.device.type == "cuda":
                 part.copy_(storage, non_blocking=True)
             elif storage.nbytes():
-                # torch copies with all its threads, which wait for each other at every storage: on a
-                # busy machine that took a hundred times as long.
-                ctypes.memmove(part.data_ptr(), storage.data_ptr(), storage.nbytes())
+                moves.append((part.data_ptr(), storage.data_ptr(), storage.nbytes()))
             copied.storages[_key(storage)] = part
             if storage.device.type == "cuda":
                 devices.add(storage.device)
+        # torch copies with all its threads, which wait for each other at every storage: on a busy machine
+        # that took a hundred times as long.
+        if memory.is_fresh:
+            _move_side_by_side(moves)
+        else:
+            _move(moves)
+        memory.is_fresh = False
         # Whoever changes a tensor next may do so in another stream of its GPU.
         for device in devices:
             torch.cuda.current_stream(device).synchronize()
         return copied
+
+
+_Move = tuple[int, int, int]
+"""A copy of bytes: the address to copy to, that to copy from, how many."""
+
+
+def _move(moves: Iterable[_Move]) -> None:
+    import ctypes
+
+    for target, source, count in moves:
+        ctypes.memmove(target, source, count)
+
+
+def _move_side_by_side(moves: Sequence[_Move]) -> None:
+    """Copy into memory that is new: getting its pages takes several times as long as copying."""
+    pieces = [
+        (target + start, source + start, min(_PIECE_BYTES, count - start))
+        for target, source, count in moves
+        for start in range(0, count, _PIECE_BYTES)
+    ]
+    workers = min(len(pieces), os.cpu_count() or 1, _WORKERS_MAX)
+    # Without a lock: a step of an iterator over a list is one step of the interpreter, too.
+    waiting = iter(pieces)
+    helpers = [threading.Thread(target=_move, args=(waiting,)) for _ in range(workers - 1)]
+    for helper in helpers:
+        helper.start()
+    _move(waiting)
+    for helper in helpers:
+        helper.join()
 
 
 class _Copied:

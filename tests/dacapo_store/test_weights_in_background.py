@@ -208,6 +208,17 @@ def test_copy_shares_what_the_state_shares(data: st.DataObject) -> None:
         staged.release()
 
 
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_a_copy_into_new_memory_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    """By several threads; each byte arrives, whatever the lengths."""
+    monkeypatch.setattr(weights_staging, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    state = {str(count): torch.rand(count) for count in (0, 1, 249, 250, 251, 5000, 77)}
+    staged = Staging().copy(state)
+    for name, tensor in state.items():
+        assert torch.equal(staged.state[name], tensor)
+
+
 def test_memory_of_a_copy_is_used_again() -> None:
     """Getting new memory takes longer than copying; two copies at once have one each."""
     staging, state = Staging(), filled(1)
