@@ -90,8 +90,8 @@ class IndexFolder:
     def publish(self, content: bytes, *, first_position: int, next_position: int, synced: bool) -> FileName:
         """Put a new index file in its place.
 
-        It need not be durable: a power cut may leave any part of it, which its digests tell. But one
-        that others are deleted for is ``synced``, or a power cut would cost them all.
+        It need not be durable: a power cut may leave any part of it, which its digests tell. But a long
+        one that others are deleted for is ``synced``, or a power cut would cost them all.
         """
         text = f"{first_position:020d}-{next_position:020d}.{secrets.token_hex(8)}.index"
         with files.new_file(self.path / f"{text}{_TEMPORARY_SUFFIX}", like=self._like) as (descriptor, made):

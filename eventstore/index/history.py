@@ -41,6 +41,9 @@ FILE_EVENTS_MIN = 512
 FILE_EVENTS_MAX = 512 * FILE_EVENTS_MIN
 """Files of so many events are merged no more: merging takes memory and time in proportion."""
 
+SYNCED_EVENTS_MIN = 64 * FILE_EVENTS_MIN
+"""A file of so many events is durable before those that it replaces go: a power cut costs no more."""
+
 _FAN_OUT = 8
 _TAIL_EVENTS_MAX = 65_536
 _VERSIONS_KEPT = 4096
@@ -221,8 +224,10 @@ class HistoryIndex:
             with contextlib.closing(IndexFile(file.path, self._log_id, BlockCache())) as again:
                 contents.append(again.content(group[0].first.position))
         content = merged(contents)
-        # A crash behind this line leaves index files that are not needed, which go with the next merge.
-        self._publish(encode(self._log_id, content), content.first, content.next, synced=True)
+        # Its writer waits for a sync: only what would take seconds to make anew is worth one. A crash
+        # behind this line leaves index files that are not needed, which go with the next merge.
+        synced = len(content.id_places) >= SYNCED_EVENTS_MIN
+        self._publish(encode(self._log_id, content), content.first, content.next, synced=synced)
         self._folder.remove(
             name.text
             for name in self._folder.names()

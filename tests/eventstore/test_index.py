@@ -42,12 +42,15 @@ SEGMENT_BYTES_MAX = 9000
 
 
 @contextmanager
-def small_files(events_min: int = 4, events_max: int = 64, fan_out: int = 2) -> Iterator[None]:
+def small_files(
+    events_min: int = 4, events_max: int = 64, fan_out: int = 2, synced_min: int = 1
+) -> Iterator[None]:
     """Index files of a few events, so that a short log has many of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "FILE_EVENTS_MIN", events_min)
         patch.setattr(history, "FILE_EVENTS_MAX", events_max)
         patch.setattr(history, "_FAN_OUT", fan_out)
+        patch.setattr(history, "SYNCED_EVENTS_MIN", synced_min)
         yield
 
 
@@ -239,6 +242,25 @@ def test_index_files_are_few_and_each_event_is_in_one(tmp_path: Path) -> None:
         assert 908 - names[-1].next_position < 4
         assert len(names) <= 3 + 3 * 3
         assert not list((tmp_path / "index").glob("*.tmp"))
+
+
+def test_only_long_files_are_durable_before_others_are_deleted_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut costs the index of a bounded number of events, and an append seldom waits for a disk."""
+    published: list[tuple[int, bool]] = []
+    publish = IndexFolder.publish
+
+    def noted(self: IndexFolder, content: bytes, **how: Any) -> FileName:
+        published.append((how["next_position"] - how["first_position"], how["synced"]))
+        return publish(self, content, **how)
+
+    monkeypatch.setattr(IndexFolder, "publish", noted)
+    with small_files(synced_min=32), open_log(tmp_path) as log:
+        for number in range(200):
+            log.append("s", [Event("A", {"n": number})], durability="os")
+    assert {synced for _, synced in published} == {True, False}
+    assert all(synced == (events >= 32) for events, synced in published)
 
 
 @pytest.mark.parametrize("step", ["write", "rename_derived", "remove_derived", "sync_data"])
