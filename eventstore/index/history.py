@@ -31,12 +31,13 @@ from eventstore.index.index_file import (
     stream_key,
 )
 from eventstore.index.marks import CLOCK_MIN, Landmark, Mark
-from eventstore.index.tail import Tail
+from eventstore.index.tail import Tail, reading_microseconds
 
 logger = logging.getLogger(__name__)
 
 FILE_EVENTS_MIN = 512
-"""A tail of so many events becomes a file: so much is read, at most, when a log is opened."""
+"""A tail that takes as long to read as so many commits of one small event becomes a file: so much is read,
+at most, when a log is opened. Writing it costs by the event, so commits of many events wait for more."""
 
 FILE_EVENTS_MAX = 512 * FILE_EVENTS_MIN
 """Files of so many events are merged no more: merging takes memory and time in proportion."""
@@ -79,7 +80,7 @@ class HistoryIndex:
         self._versions: dict[str, int | None] = {}
         self._index_files: list[IndexFile] = []
         self.tail = Tail(self._beginning)
-        self._written_at = FILE_EVENTS_MIN
+        self._written_at = _tail_max()
 
     # --- look-ups; each may raise DamagedIndexError
 
@@ -154,17 +155,12 @@ class HistoryIndex:
     @property
     def wants_writing(self) -> bool:
         """True when the tail should become a file soon."""
-        tail = self.tail
-        return (
-            tail.next_position - tail.first.position >= self._written_at
-            and self._folder is not None
-            and not self._read_only
-        )
+        return self.tail.microseconds >= self._written_at and self._folder is not None and not self._read_only
 
     @property
     def needs_writing(self) -> bool:
         """True when the tail should become a file now, whoever waits."""
-        return len(self.tail) >= max(_TAIL_EVENTS_MAX, self._written_at) and self.wants_writing
+        return len(self.tail) >= _TAIL_EVENTS_MAX and self.wants_writing
 
     def write(self, vouch: Vouch, state: AbstractContextManager[object], *, durable_position: int) -> None:
         """Make the tail a file, and fewer index files of many. What the disk refuses is tried again later.
@@ -179,15 +175,15 @@ class HistoryIndex:
         try:
             with self._folder.turn() as mine:
                 if not mine:
-                    self._written_at = len(self.tail) + FILE_EVENTS_MIN // 8
+                    self._written_at = self.tail.microseconds + _tail_max() // 8
                     return
                 with state:
                     self._folder.remove_unfinished()
                     self.refresh(vouch)
                     self._put_back()
-                    if len(self.tail) >= FILE_EVENTS_MIN:
+                    if self.tail.microseconds >= _tail_max():
                         self._write_tail()
-                    self._written_at = FILE_EVENTS_MIN
+                    self._written_at = _tail_max()
                 while group := _to_merge(self._index_files, durable_position):
                     self._merge(group)
                     with state:
@@ -197,7 +193,7 @@ class HistoryIndex:
                 self.drop(damaged, vouch)
         except OSError as error:
             _say_once(self._folder.path, f"no index can be written ({error}): opening this log takes longer")
-            self._written_at = 2 * max(len(self.tail), FILE_EVENTS_MIN)
+            self._written_at = 2 * max(self.tail.microseconds, _tail_max())
 
     def _write_tail(self) -> None:
         content = self.tail.content()
@@ -260,7 +256,7 @@ class HistoryIndex:
             self._leave_out(taken[-1].path, _OTHER_HISTORY)
         self._index_files = taken
         self.tail = Tail(taken[-1].next if taken else self._beginning)
-        self._written_at = FILE_EVENTS_MIN
+        self._written_at = _tail_max()
 
     def refresh(self, vouch: Vouch) -> bool:
         """Take the files that there are by now, if they reach as far. True if beyond the tail."""
@@ -354,6 +350,11 @@ class HistoryIndex:
         _say_once(path, f"{reason}. It is not used; the log is read instead")
         if not self._read_only:
             self._folder.remove([path.name])
+
+
+def _tail_max() -> int:
+    """The microseconds of reading behind which a tail becomes a file."""
+    return FILE_EVENTS_MIN * reading_microseconds(1, 0)
 
 
 def _to_merge(index_files: Sequence[IndexFile], durable_position: int) -> list[IndexFile]:

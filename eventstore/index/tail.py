@@ -25,11 +25,13 @@ class Tail:
         next_position: The position behind them.
         chain: The chain's value there.
         clock: The running maximum of the clocks up to there.
+        microseconds: About how long it takes to read them.
     """
 
     def __init__(self, first: Mark) -> None:
         self.first = first
         self._end_at(first)
+        self.microseconds = 0
         self._streams: dict[str, StreamEvents] = {}
         self._ids = bytearray()
         self._known_ids: dict[bytes, int] = {}
@@ -75,6 +77,7 @@ class Tail:
                 known.places.extend(range(at, at + count))
             at += count
         self._ids += ids
+        self.microseconds += reading_microseconds(at - start, place.size)
         self.next_position, self.chain, self._last = position + at - start, chain, (position, place)
         self.clock = max(self.clock, clock)
 
@@ -140,12 +143,18 @@ class Tail:
             if at < len(events.places):
                 places = array("I", [place - gone for place in events.places[at:]])
                 streams[name] = StreamEvents(events.first_version + at, places)
+        self.microseconds -= self.microseconds * gone // len(self)
         at = bisect_left(self._landmarks, first.position, key=lambda landmark: landmark.position)
         self.first, self._streams = first, streams
         self._ids, self._known_ids = self._ids[gone * ID_BYTES :], {}
         self._landmarks, self._clocks = self._landmarks[at:], self._clocks[at:]
         if not len(self):
             self._end_at(first)
+
+
+def reading_microseconds(events: int, size: int) -> int:
+    """About how long it takes to read a commit of so many events and bytes."""
+    return 25 + 2 * events + (size >> 10)
 
 
 def _apart(one: Place, other: Place) -> bool:

@@ -244,6 +244,20 @@ def test_index_files_are_few_and_each_event_is_in_one(tmp_path: Path) -> None:
         assert not list((tmp_path / "index").glob("*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("events", "numbers", "fewest", "most"), [(1, 0, 16, 16), (10, 0, 80, 120), (1, 12_800, 3, 5)]
+)
+def test_a_tail_becomes_a_file_when_reading_it_takes_long(
+    tmp_path: Path, events: int, numbers: int, fewest: int, most: int
+) -> None:
+    """Commits of many events are read in little more time than those of one, large ones in more."""
+    with small_files(events_min=16, events_max=16), open_log(tmp_path) as log:
+        while not index_files(tmp_path):
+            log.append("s", [Event("A", index=range(numbers) if numbers else None)] * events, durability="os")
+    (name,) = index_files(tmp_path)
+    assert fewest <= int(name[21:41]) <= most
+
+
 def test_only_long_files_are_durable_before_others_are_deleted_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
