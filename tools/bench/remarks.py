@@ -69,7 +69,7 @@ MISSED: Final = {
     "B2": "Each process reads what the others have appended before it decides, one commit after the other.",
     "B3": (
         "Python runs the way from an event to its sealed frame, some 150 calls; the profile has no peak "
-        "(`decisions/0009-messages-written-directly.md`). The rest would take that path in C."
+        "(`decisions/0009-messages-written-directly.md`). More would take that path in C."
     ),
     "B4": (
         "The list comes as Python objects, one an iteration; nearly all of the time goes into looking at "
@@ -81,12 +81,13 @@ MISSED: Final = {
         "third; the rest is the interpreter's, for some fifteen calls."
     ),
     "B8b": (
-        "A read catches up in one DuckDB transaction, some thirty statements at about 0.2 ms each, and "
-        "asks one query; neither depends on the run's length."
+        "A read catches up in one DuckDB transaction of eight statements and asks one query; planning "
+        "them takes 0.3 to 2 ms each, however few rows there are. Neither depends on the run's length "
+        "(`decisions/0012-snapshots.md`)."
     ),
     "B9": (
-        "Half of the time is Python's, 50 µs for each small commit, until its bytes are an Arrow batch. "
-        "Larger commits, and re-encoded segments, are several times faster."
+        "Most of it is DuckDB's: it takes the events' lists apart into rows, with two threads, and needs "
+        "both. Reading and checking the log is a sixth."
     ),
     "B10": (
         "Half of it is DuckDB's: its own start, and the tables, views and macros that each process defines."
@@ -94,8 +95,9 @@ MISSED: Final = {
     "B11": "DuckDB has two threads, as everywhere here.",
     "B12": (
         "The digest costs as much CPU as `torch.save` itself and runs on the other core beside it; where "
-        "no core is idle it shows in full, and the less the disk takes, the more (`decisions/0014-files- "
-        "of-weights.md`)."
+        "no core is idle it shows in full, and the less the disk takes, the more "
+        "(`decisions/0014-files-of-weights.md`). The first copy in the background goes into new memory, "
+        "which takes several times as long as later ones."
     ),
 }
 """By the benchmark's key; shown where one of its goals is missed."""
