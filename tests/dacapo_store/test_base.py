@@ -58,12 +58,14 @@ def test_a_base_travels_to_another_process_as_its_directory(tmp_path: Path) -> N
 def test_a_process_that_leaves_a_base_open_ends_without_a_word(tmp_path: Path) -> None:
     """DuckDB's module lists what is left of it, if the process has loaded torch as well."""
     code = """
-import sys, torch
-from dacapo_store import FileConfigStore, FileStatsStore, TrainingIterationStats
+import sys
+import torch
+from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore, TrainingIterationStats
 from dacapo_store.base import Base
 stats, configs = FileStatsStore(sys.argv[1] + "/stats"), FileConfigStore(sys.argv[1] + "/configs")
 stats.store_training_stats("r", [TrainingIterationStats(0, loss=1.0)])
 configs.retrieve_run_config_names()
+stats.retrieve_training_stats("r").trained_until()
 answer = Base.at(sys.argv[1]).query("SELECT count(*) FROM training_stats")
 answer.fetchall()
 """
