@@ -19,6 +19,7 @@ from eventstore.errors import (
     StorageError,
     StorageUnavailableError,
     UnknownEventTypeError,
+    UnsuitableStorageError,
     WriteRefusedError,
 )
 from eventstore.event_types import EventTypes
@@ -83,6 +84,7 @@ __all__ = [
     "StorageUnavailableError",
     "StreamAppend",
     "UnknownEventTypeError",
+    "UnsuitableStorageError",
     "Verdict",
     "WriteRefusedError",
     "compact_log",

@@ -119,6 +119,10 @@ class StorageUnavailableError(EventStoreError, OSError):
     """A storage on other hosts does not answer. Nothing was written by this call: try it again."""
 
 
+class UnsuitableStorageError(EventStoreError):
+    """A storage does not promise what a log needs, or does not let it in: use another, or mend its rights."""
+
+
 class DamagedLogError(EventStoreError):
     """Bytes that must be right are wrong; reading stops in front of them.
 

@@ -42,6 +42,9 @@ class Engine(NamedTuple):
 
 _ENGINES: Final = {
     "shared": Engine("eventstore.storage.shared", has_folders=True),
+    "s3": Engine("eventstore.storage.objects", has_folders=True),
+    "gs": Engine("eventstore.storage.objects", has_folders=True),
+    "az": Engine("eventstore.storage.objects", has_folders=True),
 }
 
 

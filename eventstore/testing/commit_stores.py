@@ -26,6 +26,9 @@ class MemoryCommitStore:
         self.requests = 0
         self._turn = threading.Lock()
 
+    def check(self) -> None:
+        """A dictionary does."""
+
     def create(self, key: int, data: bytes) -> bool:
         """See ``CommitStore.create``."""
         with self._turn:
@@ -89,6 +92,10 @@ class FaultyCommitStore:
         self.address = store.address
         self.keys = store.keys
         self.derived: DerivedObjects | None = None
+
+    def check(self) -> None:
+        """See ``CommitStore.check``."""
+        self._store.check()
 
     def create(self, key: int, data: bytes) -> bool:
         """As the engine does; or not, or unseen, or later."""

@@ -60,6 +60,14 @@ class CommitStore(Protocol):
     def derived(self) -> DerivedObjects | None:
         """Where derived objects are kept, or None."""
 
+    def check(self) -> None:
+        """Make sure that ``create`` does what it says; called before the first one.
+
+        Raises:
+            UnsuitableStorageError: It does not.
+            UnclearError: It could not be found out.
+        """
+
     def create(self, key: int, data: bytes) -> bool:
         """Keep ``data`` under ``key``, durably, if nothing is there. Never changes what is there.
 

@@ -57,7 +57,7 @@ PATIENCE_SECONDS = 60.0
 _KEPT_BYTES = 16 << 20
 _MANY = 64
 _SEGMENT_FROM = 8
-_PAUSE_SECONDS = 0.2
+_PAUSE_SECONDS = 0.1
 _Answer = TypeVar("_Answer")
 
 
@@ -122,6 +122,8 @@ class NumberedStorage:
 
     def _open(self) -> StoredCommit:
         key = self._first_key
+        if not self.read_only:
+            self._ask(self._store.check, "open the log")
         there = self._read(key, 1, "open the log")
         if not there:
             if self.read_only:

@@ -1,0 +1,321 @@
+"""The engine for object storage: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+
+    log/{N:020d}.arrow    commit N: created once, never overwritten, never deleted
+    seg/{k:012d}.arrow    1,024 commits in one object (``numbered.segments``)
+    probe                 shows that the store creates an object only if there is none
+
+Requests are never repeated in here: after an error it is the adapter that looks and decides. The only
+module that imports obstore, and its synchronous interface only. Its runtime does not survive a fork:
+a child whose parent has used it lets a helper process do its requests.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from urllib.parse import unquote, urlsplit
+
+from eventstore.errors import UnsuitableStorageError
+from eventstore.storage.numbered import DerivedObjects, RefusedError, UnclearError
+from eventstore.storage.numbered.helper import Helper
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+TIMEOUT_SECONDS: Final = 30.0
+
+_PROBE: Final = "probe"
+_AT_ONCE: Final = 16
+_COMMON: Final = ("endpoint", "allow_http", "anonymous", "timeout_seconds")
+_KNOWN: Final[Mapping[str, Sequence[str]]] = {
+    "s3": (*_COMMON, "region", "virtual_hosted_style"),
+    "gs": _COMMON,
+    "az": (*_COMMON, "account", "emulator"),
+}
+_NAMES: Final = {
+    "endpoint": "endpoint",
+    "anonymous": "skip_signature",
+    "region": "region",
+    "virtual_hosted_style": "virtual_hosted_style_request",
+    "account": "account_name",
+    "emulator": "use_emulator",
+}
+
+# The process in which obstore's runtime was started, if it was.
+_started_in: int | None = None
+
+
+class Client(Protocol):
+    """The two requests that there are."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create an object; False when the store says that there is one, or is about to be."""
+
+    def get(self, name: str) -> bytes | None:
+        """The object, or None."""
+
+
+def open_store(location: str, *, options: Mapping[str, str], read_only: bool) -> ObjectCommits:
+    """The engine of an ``s3://``, ``gs://`` or ``az://`` address.
+
+    Raises:
+        ImportError: obstore is not installed.
+        ValueError: The address names no bucket, or an option is not known; the text lists those.
+    """
+    del read_only
+    scheme = urlsplit(location).scheme
+    unknown = options.keys() - set(_KNOWN[scheme])
+    if unknown:
+        raise ValueError(
+            f"{scheme}:// knows no option {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(_KNOWN[scheme])}. Credentials come from the environment or a profile, "
+            "never from an address"
+        )
+    if not urlsplit(location).netloc:
+        raise ValueError(f"{location} names no bucket: {scheme}://bucket/prefix")
+    return ObjectCommits(location, options)
+
+
+class ObjectCommits:
+    """Commits in a bucket.
+
+    Args:
+        location: The address.
+        options: Its options.
+    """
+
+    keys: Literal["numbers"] = "numbers"
+
+    def __init__(self, location: str, options: Mapping[str, str]) -> None:
+        self.address = location
+        self._options = dict(options)
+        self._turn = threading.Lock()
+        self._client: Client | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self.derived: DerivedObjects = _DerivedObjects(self)
+
+    def check(self) -> None:
+        """See ``CommitStore.check``: the second of two creations of one object must fail."""
+        try:
+            is_told = not (self.client.create(_PROBE, b"one") and self.client.create(_PROBE, b"two"))
+        except RefusedError as error:
+            raise UnsuitableStorageError(
+                f"{self.address} takes no objects, or not this way: {error}", path=self.address
+            ) from error
+        if not is_told:
+            raise UnsuitableStorageError(
+                f"{self.address} ignores If-None-Match: it created an object that was there already, so two "
+                "writers would overwrite each other's commits. No log can be kept there; use a store that "
+                "honours conditional writes (Amazon S3, Ceph, MinIO, R2, GCS, Azure), or shared:// on a file "
+                "system",
+                path=self.address,
+            )
+
+    def create(self, key: int, data: bytes) -> bool:
+        """See ``CommitStore.create``."""
+        return self.client.create(_name(key), data)
+
+    def read(self, key: int, count: int) -> Sequence[bytes]:
+        """See ``CommitStore.read``: several requests at once where several are wanted."""
+        client = self.client
+        names = [_name(each) for each in range(key, key + count)]
+        if count == 1:
+            data = client.get(names[0])
+            return [] if data is None else [data]
+        found: list[bytes] = []
+        workers = self._workers()
+        for asked in [workers.submit(client.get, name) for name in names]:
+            try:
+                data = asked.result()
+            except UnclearError:
+                if not found:
+                    raise
+                break  # what is in front of it is an answer, too
+            if data is None:
+                break
+            found.append(data)
+        return found
+
+    def settle(self) -> None:
+        """What a store gives, it has."""
+
+    def wait(self, seconds: float) -> bool:
+        """Each look costs money: it is left to who follows to look now and then."""
+        time.sleep(seconds)
+        return False
+
+    def after_fork(self) -> None:
+        """Leave what was inherited alone: even to release it would wait for threads that are not here."""
+        _inherited.append((self._client, self._pool))
+        self._turn = threading.Lock()
+        self._client, self._pool = None, None
+
+    def close(self) -> None:
+        """Let the connections go."""
+        pool, client = self._pool, self._client
+        self._pool, self._client = None, None
+        if pool is not None:
+            pool.shutdown(wait=False)
+        if isinstance(client, Helper):
+            client.close()
+
+    @property
+    def client(self) -> Client:
+        """What does the requests, made on first use."""
+        with self._turn:
+            if self._client is None:
+                if _started_in in (None, os.getpid()):
+                    self._client = _Direct(self.address, self._options)
+                else:
+                    self._client = Helper(
+                        "eventstore.storage.objects", "direct_client", self.address, self._options
+                    )
+            return self._client
+
+    def _workers(self) -> ThreadPoolExecutor:
+        with self._turn:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="objects")
+            return self._pool
+
+
+_inherited: list[object] = []
+
+
+class _DerivedObjects:
+    """Derived objects, beside the commits."""
+
+    def __init__(self, store: ObjectCommits) -> None:
+        self._store = store
+
+    def get(self, name: str) -> bytes | None:
+        """See ``DerivedObjects.get``."""
+        return self._store.client.get(name)
+
+    def put(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.put``."""
+        self._store.client.create(name, data)
+
+
+def direct_client(location: str, options: Mapping[str, str]) -> Client:
+    """A client that does its requests itself, for a process that has not been forked since."""
+    return _Direct(location, options)
+
+
+class _Direct:
+    """Requests by obstore, in this process."""
+
+    def __init__(self, location: str, options: Mapping[str, str]) -> None:
+        global _started_in  # noqa: PLW0603 - obstore has one runtime for a process
+        try:
+            from obstore import exceptions
+        except ImportError as error:
+            raise ImportError(
+                f"{location} needs the package obstore: pip install 'dacapo-store[objects]'"
+            ) from error
+        self._store = _store(location, options)
+        self._exists = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
+        self._refused = (
+            exceptions.PermissionDeniedError,
+            exceptions.UnauthenticatedError,
+            exceptions.NotSupportedError,
+            FileNotFoundError,  # there is no such bucket
+        )
+        self._failed = exceptions.BaseError
+        _started_in = os.getpid()
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See ``Client.create``."""
+        import obstore
+
+        try:
+            obstore.put(self._store, name, data, mode="create", use_multipart=False)
+        except self._exists:
+            return False
+        except self._refused as error:
+            raise RefusedError(_briefly(error)) from error
+        except (self._failed, OSError) as error:
+            if _is_conflict(error):
+                return False
+            raise UnclearError(_briefly(error)) from error
+        return True
+
+    def get(self, name: str) -> bytes | None:
+        """See ``Client.get``."""
+        import obstore
+
+        try:
+            return bytes(obstore.get(self._store, name).bytes())
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
+                raise FileNotFoundError(_briefly(error)) from error
+            return None
+        except self._refused as error:
+            raise PermissionError(_briefly(error)) from error
+        except (self._failed, OSError) as error:
+            raise UnclearError(_briefly(error)) from error
+
+
+def _store(location: str, options: Mapping[str, str]) -> ObjectStore:
+    """The object of obstore for an address. It reads the environment variables of each ecosystem itself."""
+    from obstore import store
+
+    parts = urlsplit(location)
+    config: dict[str, Any] = {_NAMES[name]: value for name, value in options.items() if name in _NAMES}
+    allow_http = options.get("allow_http", "").lower() in ("1", "true", "yes")
+    common: dict[str, Any] = {
+        "prefix": unquote(parts.path).strip("/") or None,
+        "config": config,
+        "client_options": {
+            "allow_http": allow_http or options.get("endpoint", "").startswith("http://"),
+            "timeout": timedelta(seconds=float(options.get("timeout_seconds", TIMEOUT_SECONDS))),
+        },
+        "retry_config": {"max_retries": 0},
+    }
+    match parts.scheme:
+        case "gs":
+            return store.GCSStore(parts.netloc, **common)
+        case "az":
+            return store.AzureStore(parts.netloc, **common)
+    if _has_profile() and "skip_signature" not in config:
+        common["credential_provider"] = _profile()
+    return store.S3Store(parts.netloc, **common)
+
+
+def _has_profile() -> bool:
+    """Whether S3 credentials are to come from a profile, which obstore does not read by itself."""
+    if "AWS_PROFILE" in os.environ:
+        return True
+    named = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    return "AWS_ACCESS_KEY_ID" not in os.environ and Path(named).expanduser().is_file()
+
+
+def _profile() -> Any:
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
+        raise ImportError(
+            "S3 credentials are in a profile, which needs the package boto3: pip install boto3; or set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    return Boto3CredentialProvider()
+
+
+def _is_conflict(error: Exception) -> bool:
+    """A 409: others are about to create the same object, and this request has not."""
+    return "409 Conflict" in str(error)
+
+
+def _briefly(error: Exception) -> str:
+    """An error's text without its debug output."""
+    return str(error).split("\n\nDebug source:", maxsplit=1)[0].strip()
+
+
+def _name(key: int) -> str:
+    return f"log/{key:020d}.arrow"

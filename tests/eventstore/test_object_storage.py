@@ -1,0 +1,156 @@
+"""A log in object storage: what a store must promise, forks, many processes on a bad network."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eventstore import (
+    Event,
+    EventLog,
+    LogNotFoundError,
+    StorageUnavailableError,
+    UnsuitableStorageError,
+    verify_log,
+)
+from tools.stores.faulty_server import FaultyServer
+from tools.stores.moto_server import moto_server
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+def test_a_store_that_ignores_conditions_is_refused() -> None:
+    """On it two writers would overwrite each other's commits."""
+    with FaultyServer(honours_conditions=False) as server:
+        with pytest.raises(UnsuitableStorageError, match="ignores If-None-Match"):
+            EventLog.open(server.address("log"))
+        assert set(server.objects) == {"/bucket/log/probe"}
+
+
+def test_a_reader_probes_nothing(server: FaultyServer) -> None:
+    with pytest.raises(LogNotFoundError):
+        EventLog.open(server.address("log"), read_only=True)
+    assert server.objects == {}
+
+
+def test_objects_have_the_names_that_are_documented(server: FaultyServer) -> None:
+    with EventLog.open(server.address("a/b")) as log:
+        log.append("s", [Event("A")])
+    assert set(server.objects) == {
+        "/bucket/a/b/probe",
+        "/bucket/a/b/log/00000000000000000000.arrow",
+        "/bucket/a/b/log/00000000000000000001.arrow",
+    }
+
+
+def test_a_bucket_that_is_not_there_is_named() -> None:
+    with moto_server() as endpoint:
+        where = f"s3://nowhere/log?endpoint={endpoint}&region=us-east-1"
+        variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            with pytest.raises(UnsuitableStorageError, match="NoSuchBucket"):
+                EventLog.open(where)
+            with pytest.raises(FileNotFoundError, match="NoSuchBucket"):
+                EventLog.open(where, read_only=True)
+
+
+def test_a_store_that_is_not_there_is_named() -> None:
+    where = "s3://bucket/log?endpoint=http://127.0.0.1:1&anonymous=true&patience_seconds=0"
+    with pytest.raises(StorageUnavailableError, match=r"s3://bucket/log does not answer"):
+        EventLog.open(where)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["s3://bucket/log?access_key=1", "s3:///log", "gs://bucket/x?region=1", "az://?account=x"]
+)
+def test_a_mistake_in_an_address_is_named(wrong: str) -> None:
+    with pytest.raises(ValueError, match="Credentials come from|names no bucket"):
+        EventLog.open(wrong)
+
+
+def test_a_forked_child_goes_on(server: FaultyServer) -> None:
+    """The runtime of the client does not survive a fork: a helper process does the requests."""
+    with EventLog.open(server.address("log")) as log:
+        log.append("s", [Event("A")])
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            code = 1
+            try:
+                log.append("s", [Event("B")])
+                with EventLog.open(server.address("log")) as again:
+                    again.append("s", [Event("C")])
+                    code = 0 if [event.type for event in again.read()] == ["A", "B", "C"] else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        log.append("s", [Event("D")])
+        assert [event.type for event in log.read()] == ["A", "B", "C", "D"]
+
+
+_WRITER = """
+import json, sys
+from eventstore import CommitUnknownError, Event, EventLog, StorageUnavailableError
+
+address, name, count, acknowledged = sys.argv[1], sys.argv[2], int(sys.argv[3]), open(sys.argv[4], "a", buffering=1)
+with EventLog.open(address) as log:
+    for number in range(count):
+        text = f"{name}.{number}"
+        commit = log.append("all" if number % 2 else name, [Event("A", {"text": text})])
+        print(json.dumps([commit.first_position, text]), file=acknowledged)
+"""
+
+
+@pytest.mark.parametrize("kind", ["objects", "shared"])
+def test_processes_that_are_killed_lose_nothing(kind: str, tmp_path: Path) -> None:
+    """Six writers, of which two are killed, on a network that loses and repeats; a reader beside them."""
+    with FaultyServer(share=0.15, seed=7) as server:
+        address = server.address("log") if kind == "objects" else f"shared://{tmp_path}/log"
+        notes = [tmp_path / f"acknowledged-{number}" for number in range(6)]
+        counts = [100_000, 100_000, *[12] * 4]
+        writers = [
+            subprocess.Popen([sys.executable, "-c", _WRITER, address, str(number), str(count), str(note)])
+            for number, (count, note) in enumerate(zip(counts, notes, strict=True))
+        ]
+        _until(lambda: all(note.is_file() and len(note.read_text().split("\n")) > 4 for note in notes[:2]))
+        for writer in writers[:2]:
+            writer.kill()
+        assert [writer.wait() for writer in writers] == [-9, -9, 0, 0, 0, 0]
+        server.share = 0.0
+        with EventLog.open(address) as log:
+            there = [event.data["text"] for event in log.read()]
+            assert len(set(there)) == len(there)
+            for note in notes:
+                for line in note.read_text().splitlines():
+                    position, text = json.loads(line)
+                    assert there[position] == text
+            for number in range(2, 6):
+                assert [text for text in there if text.startswith(f"{number}.")] == [
+                    f"{number}.{each}" for each in range(12)
+                ]
+        assert verify_log(address).ok
+
+
+def _until(condition: object) -> None:
+    assert callable(condition)
+    while not condition():
+        time.sleep(0.05)

@@ -1,0 +1,1 @@
+"""Object stores to try the log on: a faulty one, and moto."""

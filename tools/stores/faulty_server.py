@@ -1,0 +1,145 @@
+"""An object store over HTTP, in memory, that can be told to misbehave as networks and stores do.
+
+It knows ``PUT`` with ``If-None-Match: *`` and ``GET``, in the dialect of S3, one bucket, no signatures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import ClassVar, Self
+
+FAULTS = ("lost answer", "lost request", "conflict", "slow down", "throttled", "late")
+"""What may happen to a request: the answer, or all of it, is lost; 409; 503; 429; it takes its time."""
+
+
+class FaultyServer:
+    """The store, in threads of this process.
+
+    Args:
+        share: How many requests meet a fault, 0 to 1.
+        seed: Of the dice.
+        honours_conditions: False for a store that overwrites whatever is asked.
+
+    Attributes:
+        objects: What is in it, by path.
+        counts: How often each fault happened.
+    """
+
+    def __init__(self, *, share: float = 0.0, seed: int = 0, honours_conditions: bool = True) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.counts = dict.fromkeys(FAULTS, 0)
+        self.share = share
+        self._dice = random.Random(seed)  # noqa: S311 - dice
+        self._honours_conditions = honours_conditions
+        self._turn = threading.Lock()
+        handler = type("Handler", (_Handler,), {"store": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def address(self, prefix: str = "") -> str:
+        """The address of a log in it."""
+        return f"s3://bucket/{prefix}?endpoint={self.endpoint}&anonymous=true&timeout_seconds=5"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def fault(self) -> str | None:
+        """What happens to the next request."""
+        with self._turn:
+            if self._dice.random() >= self.share:
+                return None
+            fault = self._dice.choice(FAULTS)
+            self.counts[fault] += 1
+            return fault
+
+    def put(self, path: str, data: bytes, *, if_absent: bool) -> bool:
+        """Keep an object; False when it is there and that matters."""
+        with self._turn:
+            if if_absent and self._honours_conditions and path in self.objects:
+                return False
+            self.objects[path] = data
+            return True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    store: ClassVar[FaultyServer]
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.store.fault()
+        if self._refused(fault) or (fault == "conflict" and self._answer(409, b"ConditionalRequestConflict")):
+            return
+        made = self.store.put(self._path, data, if_absent=self.headers.get("If-None-Match") == "*")
+        if fault == "lost answer":
+            self._hang_up()
+        else:
+            self._answer(200 if made else 412, b"" if made else b"PreconditionFailed")
+
+    def do_GET(self) -> None:
+        fault = self.store.fault()
+        if self._refused(fault):
+            return
+        if fault == "lost answer":
+            self._hang_up()
+            return
+        data = self.store.objects.get(self._path)
+        if data is None:
+            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            self._answer(200, data)
+
+    @property
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
+
+    def _refused(self, fault: str | None) -> bool:
+        match fault:
+            case "lost request":
+                self._hang_up()
+            case "slow down":
+                self._answer(503, b"<Error><Code>SlowDown</Code></Error>")
+            case "throttled":
+                self._answer(429, b"<Error><Code>TooManyRequests</Code></Error>")
+            case "late":
+                time.sleep(0.02)
+                return False
+            case _:
+                return False
+        return True
+
+    def _answer(self, status: int, body: bytes) -> bool:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"0"')
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+        return True
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Say nothing."""
