@@ -11,12 +11,14 @@ a child whose parent has used it lets a helper process do its requests.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import unquote, urlsplit
@@ -32,6 +34,7 @@ TIMEOUT_SECONDS: Final = 30.0
 
 _PROBE: Final = "probe"
 _AT_ONCE: Final = 16
+_TRIES: Final = 3
 _COMMON: Final = ("endpoint", "allow_http", "anonymous", "timeout_seconds")
 _KNOWN: Final[Mapping[str, Sequence[str]]] = {
     "s3": (*_COMMON, "region", "virtual_hosted_style"),
@@ -128,19 +131,13 @@ class ObjectCommits:
         if count == 1:
             data = client.get(names[0])
             return [] if data is None else [data]
-        found: list[bytes] = []
         workers = self._workers()
-        for asked in [workers.submit(client.get, name) for name in names]:
-            try:
-                data = asked.result()
-            except UnclearError:
-                if not found:
-                    raise
-                break  # what is in front of it is an answer, too
-            if data is None:
-                break
-            found.append(data)
-        return found
+        try:
+            asked = [workers.submit(_insistent, client.get, name) for name in names]
+        except RuntimeError as error:
+            raise UnclearError(str(error)) from error  # this process ends, or the store was closed
+        answers = (each.result() for each in asked)
+        return [data for data in takewhile(lambda data: data is not None, answers) if data is not None]
 
     def settle(self) -> None:
         """What a store gives, it has."""
@@ -315,6 +312,14 @@ def _is_conflict(error: Exception) -> bool:
 def _briefly(error: Exception) -> str:
     """An error's text without its debug output."""
     return str(error).split("\n\nDebug source:", maxsplit=1)[0].strip()
+
+
+def _insistent(get: Callable[[str], bytes | None], name: str) -> bytes | None:
+    """Of many requests some fail: not all of them are made again for that."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(UnclearError):
+            return get(name)
+    return get(name)
 
 
 def _name(key: int) -> str:

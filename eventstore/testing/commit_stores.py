@@ -70,7 +70,7 @@ class _MemoryObjects(dict[str, bytes]):
 
     def put(self, name: str, data: bytes) -> None:
         """See ``DerivedObjects.put``."""
-        self[name] = data
+        self.setdefault(name, data)
 
 
 class FaultyCommitStore:

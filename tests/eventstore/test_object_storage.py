@@ -83,7 +83,7 @@ def test_a_store_that_is_not_there_is_named() -> None:
     "wrong", ["s3://bucket/log?access_key=1", "s3:///log", "gs://bucket/x?region=1", "az://?account=x"]
 )
 def test_a_mistake_in_an_address_is_named(wrong: str) -> None:
-    with pytest.raises(ValueError, match="Credentials come from|names no bucket"):
+    with pytest.raises(ValueError, match=r"Credentials come from|names no bucket"):
         EventLog.open(wrong)
 
 
@@ -111,7 +111,8 @@ _WRITER = """
 import json, sys
 from eventstore import CommitUnknownError, Event, EventLog, StorageUnavailableError
 
-address, name, count, acknowledged = sys.argv[1], sys.argv[2], int(sys.argv[3]), open(sys.argv[4], "a", buffering=1)
+address, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+acknowledged = open(sys.argv[4], "a", buffering=1)
 with EventLog.open(address) as log:
     for number in range(count):
         text = f"{name}.{number}"

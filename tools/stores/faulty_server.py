@@ -25,16 +25,25 @@ class FaultyServer:
         share: How many requests meet a fault, 0 to 1.
         seed: Of the dice.
         honours_conditions: False for a store that overwrites whatever is asked.
+        latency_seconds: How long each request takes at least.
 
     Attributes:
         objects: What is in it, by path.
         counts: How often each fault happened.
     """
 
-    def __init__(self, *, share: float = 0.0, seed: int = 0, honours_conditions: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        share: float = 0.0,
+        seed: int = 0,
+        honours_conditions: bool = True,
+        latency_seconds: float = 0.0,
+    ) -> None:
         self.objects: dict[str, bytes] = {}
         self.counts = dict.fromkeys(FAULTS, 0)
         self.share = share
+        self.latency_seconds = latency_seconds
         self._dice = random.Random(seed)  # noqa: S311 - dice
         self._honours_conditions = honours_conditions
         self._turn = threading.Lock()
@@ -64,6 +73,7 @@ class FaultyServer:
 
     def fault(self) -> str | None:
         """What happens to the next request."""
+        time.sleep(self.latency_seconds)
         with self._turn:
             if self._dice.random() >= self.share:
                 return None
@@ -83,6 +93,9 @@ class FaultyServer:
 class _Handler(BaseHTTPRequestHandler):
     store: ClassVar[FaultyServer]
     protocol_version = "HTTP/1.1"
+    # An answer in two packets waits 40 ms for the acknowledgement of the first.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -134,6 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()
         return True
 
     def _hang_up(self) -> None:

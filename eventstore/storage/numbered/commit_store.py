@@ -83,8 +83,8 @@ class CommitStore(Protocol):
     def read(self, key: int, count: int) -> Sequence[bytes]:
         """The objects from ``key`` on, in order, without a gap, at most ``count``.
 
-        May give fewer than there are; none only if nothing is under ``key``. What a ``create`` that
-        has returned put there, by whatever host, is seen.
+        Fewer only if nothing was behind the last of them. What a ``create`` that has returned put
+        there, by whatever host, is seen.
 
         Raises:
             UnclearError: It could not be asked.

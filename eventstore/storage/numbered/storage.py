@@ -58,6 +58,8 @@ _KEPT_BYTES = 16 << 20
 _MANY = 64
 _SEGMENT_FROM = 8
 _PAUSE_SECONDS = 0.1
+_COMPANY_SECONDS = 5.0
+_WINS_MAX = 64
 _Answer = TypeVar("_Answer")
 
 
@@ -104,6 +106,10 @@ class NumberedStorage:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._latency = 0.0
+        self._others_seen = -_COMPANY_SECONDS
+        self._wins = 0
+        self._won_at = 0.0
+        self._closed = False
         self._compactor: threading.Thread | None = None
         try:
             head = self._open()
@@ -170,7 +176,7 @@ class NumberedStorage:
         if mark.last is None:
             return mark.chain == log_format.first_chain(self.log_id) and mark.position == 0
         try:
-            found = self._fetch(mark.last.place.segment, 1)
+            found, _ = self._fetch(mark.last.place.segment, 1)
         except DamagedLogError:
             return False  # whoever reads everything says so
         if not found or found[0].log_id != self.log_id:
@@ -195,13 +201,17 @@ class NumberedStorage:
         end = self._end
         if commits[0].first_position != end.position:
             return None
+        self._let_others_in()
         data = encode_commit(self.log_id, first_position=end.position, first_chain=end.chain, commits=commits)
         others = self._settled(end.key, data, commits[0])
         self._keep(end.key, data if others is None else others)
         if others is not None:
+            self._wins = 0
+            self._others_seen = time.monotonic()
             # Whoever lost tries again at once, but not at the same moment as all the others.
             time.sleep(random.uniform(0, min(self._latency, _PAUSE_SECONDS)))  # noqa: S311 - no secret
             return None
+        self._wins, self._won_at = self._wins + 1, time.monotonic()
         mine = decode_commit(data, key=end.key, name=self._name(end.key))
         self._go_on(mine)
         self._durable = max(self._durable, mine.next_position)
@@ -265,9 +275,27 @@ class NumberedStorage:
 
     def close(self) -> None:
         """Release the engine."""
+        self._closed = True
         self._store.close()
 
     # --- winning a place
+
+    def _let_others_in(self) -> None:
+        """Whoever wins one commit after the other waits a little in between.
+
+        The winner knows the next place at once, and those who lost must first read: without a pause
+        they would find it taken each time, for as long as the winner has something to write. Where
+        nobody else was seen, a longer one now and then shows whether somebody is waiting.
+        """
+        now = time.monotonic()
+        if now - self._others_seen < _COMPANY_SECONDS:
+            pause = random.uniform(0, 4 * self._latency) if self._wins else 0.0  # noqa: S311 - no secret
+        elif self._wins >= _WINS_MAX:
+            pause, self._wins = 6 * self._latency, 0
+        else:
+            return
+        # What the caller has spent on other things since is a pause as well.
+        time.sleep(max(0.0, min(pause, _PAUSE_SECONDS) - (now - self._won_at)))
 
     def _settled(self, key: int, data: bytes, first: NewCommit | None = None) -> bytes | None:
         """Create ``data`` at ``key`` and return when that is decided: None for mine, or another's bytes.
@@ -345,15 +373,15 @@ class NumberedStorage:
         """The commits that hold these positions, each checked against the one in front of it."""
         key, before = self._start(position, near)
         count = 1
-        while until is None or position < until:
-            found = self._fetch(key, count)
-            if not found:
-                return
+        at_end = False
+        while not at_end and (until is None or position < until):
+            found, at_end = self._fetch(key, count)
             for commit in found:
                 self._check(commit, before)
                 before, key = commit, self._key_behind(commit)
                 if commit.next_position > position:
-                    self._go_on(commit)
+                    if self._go_on(commit):
+                        self._others_seen = time.monotonic()
                     yield commit
                     position = commit.next_position
                     if until is not None and position >= until:
@@ -367,7 +395,7 @@ class NumberedStorage:
             front = StoredCommit(end.key - 1, "", self.log_id, end.position, end.chain, (), 0)
             return end.key, front
         if near is not None and near.position <= position and near.place.segment < end.key:
-            found = self._fetch(near.place.segment, 1)
+            found, _ = self._fetch(near.place.segment, 1)
             if found and found[0].first_position <= position:
                 return near.place.segment, None
         return self._first_key, None
@@ -381,33 +409,33 @@ class NumberedStorage:
             reason = f"a commit stands that does not continue the log (it begins at {commit.first_position})"
             raise damaged(commit.name, 0, before.next_position, reason)
 
-    def _go_on(self, commit: StoredCommit) -> None:
+    def _go_on(self, commit: StoredCommit) -> bool:
+        """Whether the log was not known to go so far."""
         with self._state:
-            if commit.next_position > self._end.position:
-                self._end = _End(self._key_behind(commit), commit.next_position, commit.chain)
+            if commit.next_position <= self._end.position:
+                return False
+            self._end = _End(self._key_behind(commit), commit.next_position, commit.chain)
+            return True
 
-    def _fetch(self, key: int, count: int) -> list[StoredCommit]:
-        """Some commits from ``key`` on, at most about ``count`` requests' worth; none at the end."""
+    def _fetch(self, key: int, count: int) -> tuple[list[StoredCommit], bool]:
+        """Some commits from ``key`` on, about ``count`` of them; and whether nothing is behind them."""
         kept = self._kept.get(key)
         if kept is not None:
-            return [decode_commit(kept, key=key, name=self._name(key))]
+            return [decode_commit(kept, key=key, name=self._name(key))], False
         segments = self._segments
         if segments is not None:
             is_past = (key // COMMITS + 1) * COMMITS <= self._end.key
             if is_past or count >= _SEGMENT_FROM:
                 found = self._ask(lambda: segments.commits(key), "read the log")
                 if found:
-                    return found
-        return self._fetch_stored(key, count)
-
-    def _fetch_stored(self, key: int, count: int) -> list[StoredCommit]:
+                    return found, False
         found = []
         for data in self._read(key, count, "read the log"):
             commit = decode_commit(data, key=key, name=self._name(key))
             found.append(commit)
             self._keep(key, data)
             key = self._key_behind(commit)
-        return found
+        return found, len(found) < count
 
     def _keep(self, key: int, data: bytes) -> None:
         """Keep what was read or written just now: it is asked for again soon."""
@@ -439,7 +467,7 @@ class NumberedStorage:
             try:
                 return question()
             except UnclearError as error:
-                if time.monotonic() >= deadline:
+                if self._closed or time.monotonic() >= deadline:
                     raise StorageUnavailableError(
                         f"{self._store.address} does not answer, to {purpose}: {error}. Try again",
                         path=self._store.address,
