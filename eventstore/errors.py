@@ -101,18 +101,21 @@ class StorageError(EventStoreError, OSError):
 class CommitUnknownError(EventStoreError, OSError):
     """A storage on other hosts did not say whether a commit was kept, in the time that it had.
 
-    It is there, or it will never be, or its request is still on the way; whatever comes to stand at its
-    position decides it. Ask ``EventLog.resolve(error)`` before you repeat the append.
+    It is there, or it will never be, or its request is still on the way; whatever comes to stand in its
+    place decides it. Ask ``EventLog.resolve(error)`` before you repeat the append.
 
     Attributes:
         commit_id: The chain's value behind it, 64 hexadecimal digits, which no other commit has.
         position: The position of its first event.
         next_position: The position behind its last event.
+        group_position: The position of the first event in its request, which appends of other threads
+            may share: what comes to stand there decides.
     """
 
     commit_id: str
     position: int
     next_position: int
+    group_position: int
 
 
 class StorageUnavailableError(EventStoreError, OSError):

@@ -197,4 +197,5 @@ def _unknown(error: CommitUnknownError, append: PlacedAppend) -> CommitUnknownEr
         commit_id=new.chain.hex(),
         position=new.first_position,
         next_position=append.commit.next_position,
+        group_position=error.group_position,
     )

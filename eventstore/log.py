@@ -250,7 +250,7 @@ class EventLog:
                 decides it; so does waiting until its request is no more on its way.
         """
         next_position = self.next_position
-        if next_position <= unknown.position:
+        if next_position <= unknown.group_position:
             raise CommitUnknownError(unknown.message, **unknown.facts)
         if next_position < unknown.next_position:
             return None

@@ -166,6 +166,31 @@ def test_an_unknown_outcome_is_said_to_be_one_and_can_be_resolved(store: _Script
         assert other.resolve(unknown) == commit
 
 
+def test_what_stands_at_a_groups_first_position_decides_for_all_of_it(store: _Scripted) -> None:
+    """Two threads shared a request that was lost; a shorter commit took its place."""
+    with _log(store, patience=0) as log, _log(store) as other:
+        unknown: list[CommitUnknownError] = []
+
+        def append(stream: str) -> None:
+            with pytest.raises(CommitUnknownError) as caught:
+                log.append(stream, [Event("A"), Event("B")])
+            unknown.append(caught.value)
+
+        assert log._group is not None
+        store.script = ["lose request"]
+        with log._group._leading:  # nobody sends, until both wait
+            threads = [threading.Thread(target=append, args=(stream,)) for stream in "st"]
+            for thread in threads:
+                thread.start()
+            while len(log._group._waiting) < 2:
+                pass
+        for thread in threads:
+            thread.join()
+        assert sorted((each.position, each.group_position) for each in unknown) == [(0, 0), (2, 0)]
+        other.append("u", [Event("C")])
+        assert [log.resolve(each) for each in unknown] == [None, None]
+
+
 def test_a_request_that_comes_too_late_changes_nothing(store: _Scripted, log: EventLog) -> None:
     store.script = ["lose request"]
     with pytest.raises(CommitUnknownError) as caught:

@@ -104,7 +104,8 @@ class LocalStorage:
         if file_system is not None:
             warnings.warn(
                 f"{self.directory} lies on {file_system}, a network file system, where locks and appends of "
-                "several hosts are not safe: keep the log on a local disk, and use it from one host only",
+                "several hosts are not safe: use it from one host only, or open a new base as "
+                f"shared://{self.directory.parent} (see docs/guides/beyond-one-machine.md)",
                 NetworkFileSystemWarning,
                 stacklevel=5,
             )

@@ -365,6 +365,7 @@ class NumberedStorage:
             commit_id=first.chain.hex(),
             position=first.first_position,
             next_position=first.first_position + first.event_count,
+            group_position=first.first_position,
         )
 
     # --- reading
