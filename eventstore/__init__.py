@@ -39,6 +39,7 @@ from eventstore.model import (
     Verdict,
 )
 from eventstore.storage.addresses import Address, compact_log, is_address, verify_log
+from eventstore.storage.doctor import Diagnosis, examine
 from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
 from eventstore.storage.local.reencoding import (
@@ -59,6 +60,7 @@ __all__ = [
     "Commit",
     "CommitUnknownError",
     "DamagedLogError",
+    "Diagnosis",
     "DuplicateEventError",
     "Event",
     "EventLog",
@@ -90,6 +92,7 @@ __all__ = [
     "compact_log",
     "copy_log",
     "derived_id",
+    "examine",
     "is_address",
     "network_file_system",
     "plan_reencoding",

@@ -173,15 +173,19 @@ def compact_log(address: str) -> int:
         return storage.compact()
 
 
+def open_store(address: Address, *, read_only: bool) -> CommitStore:
+    """The engine that keeps the commits at an address."""
+    opens: Callable[..., CommitStore] = importlib.import_module(_ENGINES[address.scheme].module).open_store
+    return opens(address.location, options=address.options, read_only=read_only)
+
+
 def _open_numbered(address: str, *, read_only: bool, options: Mapping[str, str]) -> NumberedStorage:
     parts = Address.parse(address)
     merged = {**parts.options, **options}
     patience_seconds = _number(merged, "patience_seconds", PATIENCE_SECONDS)
     cache_bytes_max = int(_number(merged, "cache_bytes_max", CACHE_BYTES_MAX))
-    opens: Callable[..., CommitStore] = importlib.import_module(_ENGINES[parts.scheme].module).open_store
-    store = opens(parts.location, options=merged, read_only=read_only)
     return NumberedStorage(
-        store,
+        open_store(parts._replace(options=merged), read_only=read_only),
         read_only=read_only,
         patience_seconds=patience_seconds,
         cache=cache_folder(),
