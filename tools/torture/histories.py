@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,8 @@ SHORT: Final = 200
 LONG: Final = 10_000
 _STORES_EVERY: Final = 16
 """Each so-many-th history is one of the stores, which cost more time."""
+_SHARED_EVERY: Final = 7
+"""Two of so many histories are on a log that hosts share, in a folder (``shared://``)."""
 _FAILURES_SHOWN_MAX: Final = 10
 _CALLS_OF_A_LOG: Final = frozenset(
     {"append", "read", "read_stream", "stream_version", "next_position", "durable_position"}
@@ -70,7 +72,8 @@ def run(*, long: bool, seed: int) -> Report:
 
 
 def _program(number: int) -> Program:
-    return program(number, kind="stores" if number % _STORES_EVERY == 0 else "log")
+    made = program(number, kind="stores" if number % _STORES_EVERY == 0 else "log")
+    return replace(made, shared=number % _SHARED_EVERY in (0, 1))
 
 
 def judged(happens: Program, crew: Crew) -> tuple[History, list[str]]:
@@ -80,7 +83,10 @@ def judged(happens: Program, crew: Crew) -> tuple[History, list[str]]:
         done = crew.perform(happens, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return done, [f"seed {happens.seed}, {happens.kind}: {failure}" for failure in failures_of(done)]
+    return done, [
+        f"seed {happens.seed}, {happens.kind}{happens.shared * ', shared'}: {failure}"
+        for failure in failures_of(done)
+    ]
 
 
 def _counts(done: History) -> dict[str, int]:

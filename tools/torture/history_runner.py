@@ -56,6 +56,7 @@ from eventstore import (
     Finding,
     RecordedEvent,
     StreamAppend,
+    compact_log,
     derived_id,
     files,
     reencode_log,
@@ -158,10 +159,10 @@ class _Caller:
 class _LogCaller(_Caller):
     """Calls of a log. Methods are named by the verbs of a program."""
 
-    def __init__(self, who: str, log: EventLog, folder: Path, segment_bytes_max: int) -> None:
+    def __init__(self, who: str, log: EventLog, place: str | Path, segment_bytes_max: int) -> None:
         super().__init__(who)
         self._log = log
-        self._folder = folder
+        self._place = place
         self._segment_bytes_max = segment_bytes_max
         self._known: dict[str, int | None] = {}
         self.expected_errors = ((ExpectedVersionError, self._conflict),)
@@ -184,7 +185,7 @@ class _LogCaller(_Caller):
         durability: Any,
     ) -> tuple[Any, Answer]:
         """The same through a log object of its own, beside the one that the process has open."""
-        opened = functools.partial(EventLog.open, self._folder, segment_bytes_max=self._segment_bytes_max)
+        opened = functools.partial(EventLog.open, self._place, segment_bytes_max=self._segment_bytes_max)
         return self._append(parts, recognised, durability, opened)
 
     def _append(self, parts: Any, recognised: Any, durability: Any, opened: Any) -> tuple[Any, Answer]:
@@ -220,7 +221,7 @@ class _LogCaller(_Caller):
         """Everything, as somebody sees it who takes no lock."""
 
         def answer() -> Any:
-            with EventLog.open(self._folder, read_only=True) as log:
+            with EventLog.open(self._place, read_only=True) as log:
                 return _seen(log.read())
 
         return ("read", 0), answer
@@ -263,7 +264,10 @@ class _LogCaller(_Caller):
         """Rolled segments get other files under everybody's eyes, and nothing else changes."""
 
         def answer() -> Any:
-            reencode_log(self._folder, grace_seconds=grace_seconds)
+            if isinstance(self._place, Path):
+                reencode_log(self._place, grace_seconds=grace_seconds)
+            else:
+                compact_log(self._place)
             return self._log.next_position
 
         return ("next_position",), answer
@@ -437,15 +441,15 @@ def _key(event: RecordedEvent) -> str:
 class _Stores:
     """A base and its stores, with a log that rolls early."""
 
-    def __init__(self, folder: Path, segment_bytes_max: int) -> None:
-        self.base = Base.at(folder)
+    def __init__(self, place: str | Path, segment_bytes_max: int) -> None:
+        self.base = Base.at(place)
         # A base opens its log without saying where it rolls.
         storage: Any = self.base.log._storage  # noqa: SLF001
         storage._segment_bytes_max = segment_bytes_max  # noqa: SLF001
         self.log = self.base.log
-        self.configs = FileConfigStore(folder / "configs")
-        self.stats = FileStatsStore(folder / "stats")
-        self.weights = LocalWeightsStore(folder)
+        self.configs = FileConfigStore(f"{place}/configs")
+        self.stats = FileStatsStore(f"{place}/stats")
+        self.weights = LocalWeightsStore(place)
 
     def caller(self, who: str) -> _Caller:
         return _StoresCaller(who, self)
@@ -462,12 +466,12 @@ class _Stores:
 class _Log:
     """A log alone."""
 
-    def __init__(self, folder: Path, segment_bytes_max: int) -> None:
-        self._folder, self._segment_bytes_max = folder, segment_bytes_max
-        self.log = EventLog.open(folder, segment_bytes_max=segment_bytes_max)
+    def __init__(self, place: str | Path, segment_bytes_max: int) -> None:
+        self._place, self._segment_bytes_max = place, segment_bytes_max
+        self.log = EventLog.open(place, segment_bytes_max=segment_bytes_max)
 
     def caller(self, who: str) -> _Caller:
-        return _LogCaller(who, self.log, self._folder, self._segment_bytes_max)
+        return _LogCaller(who, self.log, self._place, self._segment_bytes_max)
 
     def close(self) -> None:
         self.log.close()
@@ -477,9 +481,14 @@ _Subject = _Log | _Stores
 
 
 def _open(program: Program, folder: Path) -> _Subject:
+    os.environ |= {"DACAPO_STORE_CACHE": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state")}
     if program.kind == "log":
-        return _Log(folder / "events", program.segment_bytes_max)
-    return _Stores(folder, program.segment_bytes_max)
+        return _Log(_log_place(program, folder), program.segment_bytes_max)
+    return _Stores(f"shared://{folder}" if program.shared else folder, program.segment_bytes_max)
+
+
+def _log_place(program: Program, folder: Path) -> str | Path:
+    return f"shared://{folder}/events" if program.shared else folder / "events"
 
 
 # --- inside a process
@@ -642,7 +651,7 @@ class Crew:
         if not whole:
             # Who hung may still be at it, and would disturb the next history.
             self.__exit__()
-        return _history(parts, folder / "events")
+        return _history(parts, _log_place(program, folder))
 
     def _begin(self, inherited: _Subject, notes: _Notes) -> None:
         """Use what will be inherited, so that there is something to be wrong about."""
@@ -708,7 +717,7 @@ def _end(process: BaseProcess, connection: Connection) -> None:
         process.join()
 
 
-def _history(parts: _Notes, events: Path) -> History:
+def _history(parts: _Notes, events: str | Path) -> History:
     """All that was told, and what a new reader finds in the end."""
     problems = list(parts.problems)
     seen: tuple[Seen, ...] = ()
