@@ -10,10 +10,10 @@ READY := .venv/ready
 READY_BENCH := .venv-bench/ready
 READY_UPSTREAM := .venv-upstream/ready
 
-.PHONY: help setup test demo torture bench check lint types law docs compat upstream kills format clean
+.PHONY: help setup test test-ceph demo torture bench check lint types law docs compat upstream kills format clean
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the environment in .venv (each other target does so by itself)
 
@@ -22,6 +22,9 @@ $(READY): pyproject.toml constraints.txt tools/set_up.sh
 
 test: $(READY)  ## Run the tests
 	@$(BIN)/python -m pytest
+
+test-ceph: $(READY)  ## Run the log on a real Ceph, of which parts are killed (needs Debian's packages of it)
+	@DACAPO_STORE_CEPH=1 $(BIN)/python -m pytest tests/ceph
 
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo

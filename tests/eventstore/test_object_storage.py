@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +16,10 @@ from eventstore import (
     LogNotFoundError,
     StorageUnavailableError,
     UnsuitableStorageError,
-    verify_log,
 )
 from tools.stores.faulty_server import FaultyServer
 from tools.stores.moto_server import moto_server
+from tools.stores.writers import Writers
 
 
 @pytest.fixture(autouse=True)
@@ -107,51 +104,16 @@ def test_a_forked_child_goes_on(server: FaultyServer) -> None:
         assert [event.type for event in log.read()] == ["A", "B", "C", "D"]
 
 
-_WRITER = """
-import json, sys
-from eventstore import CommitUnknownError, Event, EventLog, StorageUnavailableError
-
-address, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-acknowledged = open(sys.argv[4], "a", buffering=1)
-with EventLog.open(address) as log:
-    for number in range(count):
-        text = f"{name}.{number}"
-        commit = log.append("all" if number % 2 else name, [Event("A", {"text": text})])
-        print(json.dumps([commit.first_position, text]), file=acknowledged)
-"""
-
-
 @pytest.mark.parametrize("kind", ["objects", "shared"])
 def test_processes_that_are_killed_lose_nothing(kind: str, tmp_path: Path) -> None:
-    """Six writers, of which two are killed, on a network that loses and repeats; a reader beside them."""
+    """Six writers, of which two are killed, on a network that loses requests and answers."""
     with FaultyServer(share=0.15, seed=7) as server:
         address = server.address("log") if kind == "objects" else f"shared://{tmp_path}/log"
-        notes = [tmp_path / f"acknowledged-{number}" for number in range(6)]
-        counts = [100_000, 100_000, *[12] * 4]
-        writers = [
-            subprocess.Popen([sys.executable, "-c", _WRITER, address, str(number), str(count), str(note)])
-            for number, (count, note) in enumerate(zip(counts, notes, strict=True))
-        ]
-        _until(lambda: all(note.is_file() and len(note.read_text().split("\n")) > 4 for note in notes[:2]))
-        for writer in writers[:2]:
-            writer.kill()
-        assert [writer.wait() for writer in writers] == [-9, -9, 0, 0, 0, 0]
+        writers = Writers([address] * 6, [100_000, 100_000, *[12] * 4], tmp_path)
+        while min(writers.acknowledged(0), writers.acknowledged(1)) < 4:
+            time.sleep(0.05)
+        writers.kill(0)
+        writers.kill(1)
+        assert writers.wait() == [-9, -9, 0, 0, 0, 0]
         server.share = 0.0
-        with EventLog.open(address) as log:
-            there = [event.data["text"] for event in log.read()]
-            assert len(set(there)) == len(there)
-            for note in notes:
-                for line in note.read_text().splitlines():
-                    position, text = json.loads(line)
-                    assert there[position] == text
-            for number in range(2, 6):
-                assert [text for text in there if text.startswith(f"{number}.")] == [
-                    f"{number}.{each}" for each in range(12)
-                ]
-        assert verify_log(address).ok
-
-
-def _until(condition: object) -> None:
-    assert callable(condition)
-    while not condition():
-        time.sleep(0.05)
+        assert writers.failures(address) == []
