@@ -7,8 +7,7 @@ says that there was something; everything else is moved all the same.
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +19,7 @@ from dacapo_store.cli.change import DryRun
 from dacapo_store.cli.look import At, BaseOption
 from dacapo_store.cli.output import count, remark, say, say_json, size
 from dacapo_store.cli.places import base_of, local_base_of
+from dacapo_store.cli.progress import progress
 from dacapo_store.cli.tables import Json, show
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def import_(
     found = None
     if source is not None or from_mongo is None or into is None:
         found = local_base_of(None if source is None else str(source))
-    with _database(from_mongo) as database, _bar("importing") as progress:
+    with _database(from_mongo) as database, progress("importing") as told:
         report = import_base(
             found,
             into=into,
@@ -85,7 +85,7 @@ def import_(
             payloads="link" if link else "copy",
             array_digests=array_digests,
             dry_run=dry_run,
-            progress=progress,
+            progress=told,
         )
     if as_json:
         say_json(asdict(report))
@@ -119,14 +119,14 @@ def export_dacapo(
     """
     from dacapo_store.moving import export_base
 
-    with _bar("exporting") as progress:
+    with progress("exporting") as told:
         report = export_base(
             base_of(base),
             target,
             at=at,
             payloads="link" if link else "copy",
             dry_run=dry_run,
-            progress=progress,
+            progress=told,
         )
     if as_json:
         say_json(asdict(report))
@@ -175,26 +175,3 @@ def _database(address: tuple[str, str] | None) -> Iterator[Any]:
             yield database
     except ImportError as error:
         raise ValueError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar of bytes on stderr, if somebody is there to see it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
-        task = drawn.add_task(what, total=None)
-        yield lambda place, done, total: drawn.update(
-            task, completed=done, total=total, description=escape(place) or what
-        )

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being read, how many bytes of all are done, and how many there are."""
+Progress = Callable[[int, int, str], None]
+"""Told how many bytes of all are done, how many there are, and what is being read."""
 
 
 @dataclass
@@ -23,12 +23,12 @@ class Reading:
     def of(self, place: str, size: int) -> Iterator[None]:
         """Something of this size is read inside."""
         self.place, before = place, self.done
-        self.tell(self.place, self.done, self.total)
+        self.tell(self.done, self.total, self.place)
         yield
         self.done = before + size
-        self.tell(self.place, self.done, self.total)
+        self.tell(self.done, self.total, self.place)
 
     def read(self, count: int) -> None:
         """A part of it has been read."""
         self.done += count
-        self.tell(self.place, self.done, self.total)
+        self.tell(self.done, self.total, self.place)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,22 +95,3 @@ def test_a_wrong_call_writes_nothing(
     code, output, errors = run(capsys, *arguments)
     assert (code, output, len(errors.splitlines())) == (2, "", 1)
     assert tree(tmp_path) == {}
-
-
-@pytest.mark.parametrize("on_a_terminal", [True, False])
-def test_a_bar_is_drawn_on_a_terminal_only(source: Path, on_a_terminal: bool) -> None:  # noqa: FBT001
-    """On stderr, so that stdout can go to a program."""
-    master, slave = pty.openpty()
-    code = "from dacapo_store.cli import main; main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "import", str(source), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=slave if on_a_terminal else subprocess.PIPE,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    ) as process:
-        output, errors = process.communicate()
-    os.close(slave)
-    drawn = os.read(master, 1 << 20) if on_a_terminal else errors
-    os.close(master)
-    assert json.loads(output)["imported"]["weights"] == 6
-    assert (b"\x1b[" in drawn) == on_a_terminal

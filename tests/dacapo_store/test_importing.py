@@ -541,7 +541,7 @@ def test_one_import_at_a_time(source: Path, tmp_path: Path) -> None:
     into = tmp_path / "into"
     asked: list[str] = []
 
-    def interfere(place: str, done: int, total: int) -> None:
+    def interfere(done: int, total: int, place: str) -> None:
         if not asked:
             asked.append(place)
             with pytest.raises(MoveBusyError, match="another import"):
@@ -556,11 +556,11 @@ def test_one_import_at_a_time(source: Path, tmp_path: Path) -> None:
 
 def test_progress_goes_from_nothing_to_all(source: Path) -> None:
     """In bytes of what is read; it never goes back."""
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[int, int, str]] = []
     import_base(source, progress=lambda *step: told.append(step))
-    done = [step[1] for step in told]
+    done = [step[0] for step in told]
     assert done == sorted(done)
-    assert (done[0], done[-1]) == (0, told[0][2])
+    assert (done[0], done[-1]) == (0, told[0][1])
 
 
 def killed_at(step: int, source: Path, into: Path | None) -> bool:
