@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Any
 
 # No deadlines: how long an example takes says something about the machine, not about the code.
 # Stateful and file tests are slow by nature, and fixtures such as tmp_path are made once a test.
@@ -52,3 +53,28 @@ def _bases_are_closed(_no_work_in_the_background: None) -> Iterator[None]:
     base_module = sys.modules.get("dacapo_store.base")
     for base in list(base_module.open_bases()) if base_module else []:
         base.close()
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri() -> Iterator[str]:
+    """A MongoDB: the one that ``MONGODB_URI`` names, or one for tests that keeps everything in memory."""
+    named = os.environ.get("MONGODB_URI")
+    if named:
+        yield named
+        return
+    from tools.mongo_server import MongoServer
+
+    with MongoServer(replica_set=True) as server:
+        yield server.uri
+
+
+@pytest.fixture
+def mongodb(mongodb_uri: str, _bases_are_closed: None) -> Iterator[tuple[str, str]]:
+    """A MongoDB and the name of a database in it that nobody else uses; it is dropped at the end."""
+    from pymongo import MongoClient
+
+    name = f"dacapo_store_test_{os.urandom(6).hex()}"
+    yield mongodb_uri, name
+    client: MongoClient[Any]
+    with MongoClient(mongodb_uri) as client:
+        client.drop_database(name)

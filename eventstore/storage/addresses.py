@@ -45,6 +45,8 @@ _ENGINES: Final = {
     "s3": Engine("eventstore.storage.objects", has_folders=True),
     "gs": Engine("eventstore.storage.objects", has_folders=True),
     "az": Engine("eventstore.storage.objects", has_folders=True),
+    "mongodb": Engine("eventstore.storage.mongo", has_folders=False),
+    "mongodb+srv": Engine("eventstore.storage.mongo", has_folders=False),
 }
 
 

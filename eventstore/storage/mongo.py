@@ -1,0 +1,398 @@
+"""The engine for MongoDB: a commit is a document whose ``_id`` is the position of its first event.
+
+Every database of MongoDB keeps ``_id`` unique, so of several writers one wins. Writes are acknowledged
+by a majority, journaled; reads go to the primary and see only what a majority has, so what was read or
+acknowledged survives any failover.
+
+pymongo's own repetition of writes is switched off: a refusal must speak of the one request that was
+made, and not of the second of two, of which the first may yet arrive. The adapter repeats by its rules.
+
+    event_log          {_id: position, data: bytes} or, of what a document cannot hold, {_id, digest}
+    event_log_parts    {_id: digest/number, data: bytes}, there before the commit that needs them
+
+Nothing else in the log's package imports pymongo. A client is shared by all that use an address in a
+process, and made anew in a forked child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from bson import Binary, Int64
+from bson.errors import InvalidDocument
+from pymongo import MongoClient, ReadPreference, WriteConcern
+from pymongo.errors import (
+    ConfigurationError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import split_options
+
+from eventstore.storage.numbered import RefusedError, UnclearError
+
+if TYPE_CHECKING:
+    from pymongo.change_stream import CollectionChangeStream
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+Document = dict[str, Any]
+
+COLLECTION: Final = "event_log"
+
+_HEAD: Final = -1
+_PART_BYTES: Final = 8 << 20
+_READ_BYTES: Final = 16 << 20
+_DEFAULTS: Final = {
+    "appName": "dacapo-store",
+    "connectTimeoutMS": "5000",
+    "serverSelectionTimeoutMS": "5000",
+    "socketTimeoutMS": "30000",
+}
+_ACKNOWLEDGED_SECONDS: Final = 20
+
+# Errors after which a repetition would fare no better, and this very request has changed nothing.
+_REFUSALS: Final = frozenset(
+    {
+        2,  # BadValue
+        13,  # Unauthorized
+        18,  # AuthenticationFailed
+        20,  # IllegalOperation
+        59,  # CommandNotFound
+        72,  # InvalidOptions
+        73,  # InvalidNamespace
+        121,  # DocumentValidationFailure
+        166,  # CommandNotSupportedOnView
+        8000,  # AtlasError: over the quota, not allowed
+        10334,  # BSONObjectTooLarge
+        14031,  # OutOfDiskSpace
+    }
+)
+_NO_CHANGE_STREAMS: Final = frozenset({13, 40573, 59, 9, 40324, 303})
+_UNAUTHORIZED: Final = 13
+
+
+def open_store(location: str, *, options: Mapping[str, str], read_only: bool) -> MongoCommits:
+    """The engine of a ``mongodb://`` address: ``mongodb://host/database``.
+
+    Args:
+        location: The address without its query.
+        options: ``collection``, and whatever MongoDB's connection strings know.
+        read_only: Not asked: nothing is made before the first commit.
+
+    Raises:
+        ValueError: The address names no database, or an option is not known.
+    """
+    del read_only
+    rest = dict(options)
+    name = rest.pop("collection", COLLECTION)
+    return MongoCommits(Connection(location, rest), name)
+
+
+def database_address(host: str, name: str) -> str:
+    """The address of a database on a server that is given as MongoDB's own clients take it.
+
+    Args:
+        host: ``localhost``, ``host:port``, or a connection string.
+        name: The database.
+    """
+    parts = urlsplit(host if "://" in host else f"mongodb://{host}")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "@" in parts.netloc and "authsource" not in map(str.lower, query):
+        # Without a word, a connection string's database is where its user is known.
+        query["authSource"] = unquote(parts.path.strip("/")) or "admin"
+    return urlunsplit(parts._replace(path=f"/{quote(name, safe='')}", query=urlencode(query)))
+
+
+class Connection:
+    """A database at an address, by the client that this process has for it.
+
+    Args:
+        location: ``mongodb://…/database``, with or without a query.
+        options: What else belongs in the query.
+
+    Attributes:
+        address: The address for people: without credentials and options.
+
+    Raises:
+        ValueError: The address names no database, or an option is not known.
+    """
+
+    def __init__(self, location: str, options: Mapping[str, str] | None = None) -> None:
+        parts = urlsplit(location)
+        self._name = unquote(parts.path.strip("/"))
+        hosts = parts.netloc.rpartition("@")[2]
+        self.address = f"{parts.scheme}://{hosts}/{self._name}"
+        if not self._name or "/" in self._name:
+            raise ValueError(f"{self.address} names no database: expected {parts.scheme}://host/database")
+        given = {**dict(parse_qsl(parts.query)), **(options or {})}
+        lower = {name.lower() for name in given}
+        query = urlencode({**{k: v for k, v in _DEFAULTS.items() if k.lower() not in lower}, **given})
+        try:
+            split_options(query, warn=False)
+        except (PyMongoError, ValueError) as error:
+            raise ValueError(f"{self.address}: {error}") from error
+        self._uri = urlunsplit(parts._replace(query=query))
+        self._open = True
+        with _lock:
+            _users[self._uri] = _users.get(self._uri, 0) + 1
+
+    @property
+    def client(self) -> MongoClient[Document]:
+        """The client, which connects when it is first used.
+
+        Raises:
+            ValueError: The address is not one that pymongo can use.
+        """
+        with _lock:
+            client = _clients.get(self._uri)
+            if client is None:
+                try:
+                    client = MongoClient(self._uri, retryWrites=False)
+                except (ConfigurationError, ValueError) as error:
+                    raise ValueError(f"{self.address}: {error}") from error
+                _clients[self._uri] = client
+            return client
+
+    @property
+    def database(self) -> Database[Document]:
+        """The database, as the address says how to use it."""
+        return self.client[self._name]
+
+    def collection(self, name: str) -> Collection[Document]:
+        """A collection in which what is written and read survives a failover, whatever the address says."""
+        return self.database.get_collection(
+            name,
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=WriteConcern("majority", j=True, wtimeout=_ACKNOWLEDGED_SECONDS * 1000),
+            read_concern=ReadConcern("majority"),
+        )
+
+    def close(self) -> None:
+        """Give the client back; the last one to do so closes it."""
+        with _lock:
+            if not self._open:
+                return
+            self._open = False
+            _users[self._uri] -= 1
+            client = None if _users[self._uri] else _clients.pop(self._uri, None)
+        if client is not None:
+            client.close()
+
+
+class MongoCommits:
+    """Commits in the documents of a collection.
+
+    Args:
+        connection: The database.
+        name: The collection.
+    """
+
+    keys: Literal["positions"] = "positions"
+    derived = None
+
+    def __init__(self, connection: Connection, name: str = COLLECTION) -> None:
+        self.address = connection.address
+        self._connection = connection
+        self._name = name
+        self._is_checked = False
+        self._is_alone: bool | None = None
+        self._has_changes = True
+        self._followers = threading.local()
+
+    def create(self, key: int, data: bytes) -> bool:
+        """See ``CommitStore.create``."""
+        with self._told():
+            document: Document = {"_id": Int64(key)}
+            if len(data) <= _PART_BYTES:
+                document["data"] = Binary(data)
+            else:
+                document["digest"] = self._put_parts(data)
+            try:
+                self._commits.insert_one(document)
+            except DuplicateKeyError:
+                if "digest" in document:
+                    self._remove_parts_in_vain(key, document["digest"])
+                return False
+            return True
+
+    def read(self, key: int, count: int) -> Sequence[bytes]:
+        """See ``CommitStore.read``. Ends early rather than to hold much at once."""
+        found: list[bytes] = []
+        size = 0
+        with self._asked():
+            if not self._is_checked:
+                self._check()
+            wanted = {"_id": Int64(key)} if count == 1 else {"_id": {"$gte": Int64(key)}}
+            with self._commits.find(wanted, sort=[("_id", 1)], limit=count) as documents:
+                for document in documents:
+                    if not found and document["_id"] != key:
+                        break
+                    found.append(self._data(document))
+                    size += len(found[-1])
+                    if size >= _READ_BYTES:
+                        break
+        return found
+
+    def settle(self) -> None:
+        """What a majority has is durable; a server that stands alone is made to write its journal.
+
+        It does so before it answers a journaled write, also to one that changes nothing.
+        """
+        with self._asked():
+            if self._is_alone is None:
+                hello = self._connection.client.admin.command("hello")
+                self._is_alone = "setName" not in hello and hello.get("msg") != "isdbgrid"
+            if self._is_alone:
+                with contextlib.suppress(DuplicateKeyError):
+                    self._commits.insert_one({"_id": Int64(_HEAD)})
+
+    def wait(self, seconds: float) -> bool:
+        """Listen to a change stream, where the server has them; otherwise wait without looking."""
+        if self._has_changes:
+            try:
+                stream = getattr(self._followers, "stream", None)
+                if stream is None:
+                    # What came before the stream began is found by looking once.
+                    self._followers.stream = self._changes(seconds)
+                    return True
+                return stream.try_next() is not None
+            except PyMongoError as error:
+                self._followers.stream = None
+                if isinstance(error, OperationFailure) and error.code in _NO_CHANGE_STREAMS:
+                    self._has_changes = False
+        time.sleep(seconds)
+        return True
+
+    def after_fork(self) -> None:
+        """The client is made anew; what the parent listens to stays the parent's."""
+        _inherited.append(self._followers)
+        self._followers = threading.local()
+
+    def close(self) -> None:
+        """Give the client back."""
+        self._connection.close()
+
+    @property
+    def _commits(self) -> Collection[Document]:
+        return self._connection.collection(self._name)
+
+    @property
+    def _parts(self) -> Collection[Document]:
+        return self._connection.collection(f"{self._name}_parts")
+
+    def _check(self) -> None:
+        """Refuse a collection that forgets, or in which ``_id`` is not unique.
+
+        Raises:
+            OSError: It is one.
+        """
+        try:
+            found = list(self._connection.database.list_collections(filter={"name": self._name}))
+        except OperationFailure as error:
+            if error.code != _UNAUTHORIZED:
+                raise
+            found = []  # a role that may do no more than append and read
+        for each in found:
+            kind = "capped collection" if each.get("options", {}).get("capped") else each.get("type")
+            if kind not in (None, "collection"):
+                raise OSError(
+                    f"{self.address}: {self._name} is a {kind}, which cannot keep a log. Name another "
+                    "collection (?collection=) or another database"
+                )
+        self._is_checked = True
+
+    def _changes(self, seconds: float) -> CollectionChangeStream[Document]:
+        pipeline: list[Document] = [
+            {"$match": {"operationType": "insert"}},
+            {"$project": {"_id": 1, "operationType": 1}},
+        ]
+        return self._commits.watch(pipeline, max_await_time_ms=max(int(seconds * 1000), 1))
+
+    # --- what is larger than a document
+
+    def _put_parts(self, data: bytes) -> str:
+        """Keep data in parts that are named by its digest, so that a repetition finds its own."""
+        digest = hashlib.sha256(data).hexdigest()
+        for number, start in enumerate(range(0, len(data), _PART_BYTES)):
+            name = f"{digest}/{number:04d}"
+            try:
+                self._parts.insert_one({"_id": name, "data": Binary(data[start : start + _PART_BYTES])})
+            except DuplicateKeyError:
+                # It may stand on a primary only that loses it together with its office.
+                if self._parts.find_one({"_id": name}, {"_id": 1}) is None:
+                    raise UnclearError(
+                        f"a part of the commit is not kept by a majority yet ({name})"
+                    ) from None
+        return digest
+
+    def _remove_parts_in_vain(self, key: int, digest: str) -> None:
+        """Take away the parts of a commit whose place another has won: it can never be made again."""
+        with contextlib.suppress(PyMongoError):
+            winner = self._commits.find_one({"_id": Int64(key)}, {"digest": 1})
+            if winner is not None and winner.get("digest") != digest:
+                self._parts.delete_many(_parts_of(digest))
+
+    def _data(self, document: Document) -> bytes:
+        if "data" in document:
+            return bytes(document["data"])
+        with self._parts.find(_parts_of(str(document.get("digest"))), sort=[("_id", 1)]) as parts:
+            return b"".join(bytes(part["data"]) for part in parts)
+
+    # --- errors
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except InvalidDocument as error:
+            raise RefusedError(str(error)) from error
+        except OperationFailure as error:
+            # A write that a majority has not acknowledged is there all the same.
+            if error.code in _REFUSALS and not isinstance(error, WriteConcernError):
+                raise RefusedError(str(error)) from error
+            raise UnclearError(str(error)) from error
+        except PyMongoError as error:
+            raise UnclearError(str(error)) from error
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationFailure as error:
+            if error.code in _REFUSALS:
+                raise PermissionError(f"{self.address} may not be read: {error}") from error
+            raise UnclearError(str(error)) from error
+        except PyMongoError as error:
+            raise UnclearError(str(error)) from error
+
+
+def _parts_of(digest: str) -> Document:
+    """The filter of the parts of this digest: ``0`` is the character behind ``/``."""
+    return {"_id": {"$gte": f"{digest}/", "$lt": f"{digest}0"}}
+
+
+_lock = threading.Lock()
+_clients: dict[str, MongoClient[Document]] = {}
+_users: dict[str, int] = {}
+_inherited: list[Any] = []
+
+
+def _forget_parent() -> None:
+    """A client of the parent shares its sockets: it must not be used here, nor closed."""
+    global _lock  # noqa: PLW0603 - a thread of the parent may have held it
+    _lock = threading.Lock()
+    _inherited.append(dict(_clients))
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
