@@ -40,8 +40,10 @@ if TYPE_CHECKING:
         DamagedArtifactError,
         MissingError,
         NotImportedError,
+        UnimportedDatabaseError,
         WeightsMissingError,
     )
+    from dacapo_store.mongo_stores import MongoConfigStore, MongoStatsStore
     from dacapo_store.options import Options
     from dacapo_store.provenance import set_actor
     from dacapo_store.replay import ReplayReceipt
@@ -72,6 +74,8 @@ __all__ = [
     "LocalContainerIdentifier",
     "LocalWeightsStore",
     "MissingError",
+    "MongoConfigStore",
+    "MongoStatsStore",
     "NotImportedError",
     "Options",
     "Pending",
@@ -82,6 +86,7 @@ __all__ = [
     "TrainingIterationStats",
     "TrainingStats",
     "TypeNameError",
+    "UnimportedDatabaseError",
     "UnknownTypeError",
     "ValidationIterationScores",
     "ValidationScores",
@@ -118,8 +123,10 @@ _NAMES_BY_MODULE = {
         "DamagedArtifactError",
         "MissingError",
         "NotImportedError",
+        "UnimportedDatabaseError",
         "WeightsMissingError",
     ),
+    "mongo_stores": ("MongoConfigStore", "MongoStatsStore"),
     "options": ("Options",),
     "provenance": ("set_actor",),
     "scalar_logger": ("ScalarLogger",),

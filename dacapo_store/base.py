@@ -43,6 +43,7 @@ from eventstore.model import ANY, NO_STREAM, ExpectedVersion
 from eventstore.spool import left_over
 
 if TYPE_CHECKING:
+    from dacapo_store.mongo_views import MongoViews
     from dacapo_store.scalar_logger import ScalarLogger
     from eventstore.log import Durability
     from projections import ReadModels
@@ -91,6 +92,7 @@ class Base:
         read_only: True when it was opened without writing to it.
         log: Its log, the ground truth.
         background: What this process writes to it without being waited for.
+        mongo: What its database shows of it, where its log is in MongoDB; otherwise None.
         loggers: The scalar loggers of this process that are open on it.
         as_of: The position that this is a view of; None for the base as it is.
     """
@@ -107,6 +109,7 @@ class Base:
             self._make_folders()
         self._views: ReadModels | None = None
         self._views_lock = threading.Lock()
+        self.mongo = self._mongo_views()
         self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
         self.loggers: weakref.WeakSet[ScalarLogger] = weakref.WeakSet()
         self._told: set[tuple[int, str | None]] = set()
@@ -249,7 +252,7 @@ class Base:
     ) -> Commit:
         """Append to several streams at once, all or none; see ``EventLog.append_to_streams``."""
         metadata = event_metadata()
-        return self.log.append_to_streams(
+        commit = self.log.append_to_streams(
             [
                 StreamAppend(
                     part.stream,
@@ -260,6 +263,9 @@ class Base:
             ],
             durability=durability,
         )
+        if self.mongo is not None:
+            self.mongo.catch_up_if_possible(commit.next_position)
+        return commit
 
     def decide(self, stream: str, decision: Decision) -> Commit | None:
         """Decide on a stream's events and append what follows from them, if anything.
@@ -322,7 +328,16 @@ class Base:
                 self._start_housekeeping(self._views)
             if self._views is not None:
                 self._views.close()
+        if self.mongo is not None:
+            self.mongo.close()
         self.log.close()
+
+    def _mongo_views(self) -> MongoViews | None:
+        if not self.location.is_in_mongodb:
+            return None
+        from dacapo_store.mongo_views import MongoViews
+
+        return MongoViews(self.log, str(self.location.log), read_only=self.read_only)
 
     def _make_folders(self) -> None:
         like = next(folder for folder in (self.path, *self.path.parents) if folder.is_dir())
@@ -349,6 +364,8 @@ class Base:
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""
         self._views_lock = threading.Lock()
+        if self.mongo is not None:
+            self.mongo.after_fork()
 
 
 def _check_text(parameter: Any) -> None:

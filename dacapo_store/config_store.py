@@ -258,74 +258,18 @@ class ConfigStore(ABC):
         """The names of a kind in their order, those only whose parts' names are in ``part_names``."""
 
 
-class FileConfigStore(ConfigStore):
-    """The config store of a base directory.
-
-    Making one is cheap: all stores of a base share one open log.
-
-    Args:
-        path: ``<base>/configs``, or any other directory, which is then a base of its own.
-        read_only: Open the base without writing to it, not even a lock.
-        as_of: Look at the store as it was at this position or time, read-only.
+class LogConfigStore(ConfigStore):
+    """The config store over the log of a base, whatever it calls its places.
 
     Attributes:
-        path: The absolute path. With ``users``, ``runs``, ``tasks`` and so on below it these are
-            names that DaCapo knows and that ``delete_config`` takes. The configs lie in the log.
+        _place: What the store is called in errors.
         duplicate_name_error_type: What is raised when a name is taken. A client whose code catches a
             class of its own puts one here that is both.
     """
 
     duplicate_name_error_type: ClassVar[type[DuplicateNameError]] = DuplicateNameError
-
-    def __init__(
-        self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
-    ) -> None:
-        self.path: UPath = absolute_path(path, "configs")
-        base = base_of_store(path, self.path, "configs")
-        self._base = Base.at(base, read_only=read_only, as_of=as_of)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    @property
-    def users(self) -> UPath:
-        """What DaCapo calls the place of users; it stores none."""
-        return self.path / "users"
-
-    @property
-    def runs(self) -> UPath:
-        """What DaCapo calls the place of the run configs."""
-        return self.path / "runs"
-
-    @property
-    def tasks(self) -> UPath:
-        """What DaCapo calls the place of the task configs."""
-        return self.path / "tasks"
-
-    @property
-    def datasplits(self) -> UPath:
-        """What DaCapo calls the place of the datasplit configs."""
-        return self.path / "datasplits"
-
-    @property
-    def datasets(self) -> UPath:
-        """What DaCapo calls the place of the dataset configs."""
-        return self.path / "datasets"
-
-    @property
-    def arrays(self) -> UPath:
-        """What DaCapo calls the place of the array configs."""
-        return self.path / "arrays"
-
-    @property
-    def architectures(self) -> UPath:
-        """What DaCapo calls the place of the architecture configs."""
-        return self.path / "architectures"
-
-    @property
-    def trainers(self) -> UPath:
-        """What DaCapo calls the place of the trainer configs."""
-        return self.path / "trainers"
+    _base: Base
+    _place: str
 
     def delete_config(self, database: Any, config_name: str) -> None:
         """Take a config out of view; see ``ConfigStore``."""
@@ -411,15 +355,6 @@ class FileConfigStore(ConfigStore):
         sql = f"SELECT name FROM configs WHERE {' AND '.join(conditions)} ORDER BY name"  # noqa: S608
         return [name for (name,) in self._base.query(sql, parameters).fetchall()]
 
-    def _kind(self, database: Any) -> str:
-        for kind in KINDS:
-            if str(database) in (kind, str(self.path / kind)):
-                return kind
-        raise ValueError(
-            f"{database} is no place of this config store; give one of its own, e.g. store.tasks, "
-            f"or a kind: {', '.join(KINDS)}"
-        )
-
     def _missing(self, kind: str, name: str) -> ConfigMissingError:
         names = self._names(kind)
         close = difflib.get_close_matches(name, names, n=3)
@@ -429,7 +364,95 @@ class FileConfigStore(ConfigStore):
             hint = f"retrieve_{_singular(kind)}_config_names() lists the {len(names)} that there are"
         else:
             hint = "none is stored"
-        return ConfigMissingError(f"no {_singular(kind)} config is named {name!r} in {self.path}; {hint}")
+        return ConfigMissingError(f"no {_singular(kind)} config is named {name!r} in {self._place}; {hint}")
+
+    def _kind(self, database: Any) -> str:
+        """The kind that one of the store's places, or a word, means.
+
+        Raises:
+            ValueError: It is none of this store.
+        """
+        for kind in KINDS:
+            if self._is_place(database, kind):
+                return kind
+        raise ValueError(
+            f"{database} is no place of this config store; give one of its own, e.g. store.tasks, "
+            f"or a kind: {', '.join(KINDS)}"
+        )
+
+    @abstractmethod
+    def _is_place(self, database: Any, kind: str) -> bool:
+        """Whether this is what the store calls the place of a kind, or the kind as text."""
+
+
+class FileConfigStore(LogConfigStore):
+    """The config store of a base directory.
+
+    Making one is cheap: all stores of a base share one open log.
+
+    Args:
+        path: ``<base>/configs``, or any other directory, which is then a base of its own.
+        read_only: Open the base without writing to it, not even a lock.
+        as_of: Look at the store as it was at this position or time, read-only.
+
+    Attributes:
+        path: The absolute path. With ``users``, ``runs``, ``tasks`` and so on below it these are
+            names that DaCapo knows and that ``delete_config`` takes. The configs lie in the log.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> None:
+        self.path: UPath = absolute_path(path, "configs")
+        base = base_of_store(path, self.path, "configs")
+        self._base = Base.at(base, read_only=read_only, as_of=as_of)
+        self._place = str(self.path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def users(self) -> UPath:
+        """What DaCapo calls the place of users; it stores none."""
+        return self.path / "users"
+
+    @property
+    def runs(self) -> UPath:
+        """What DaCapo calls the place of the run configs."""
+        return self.path / "runs"
+
+    @property
+    def tasks(self) -> UPath:
+        """What DaCapo calls the place of the task configs."""
+        return self.path / "tasks"
+
+    @property
+    def datasplits(self) -> UPath:
+        """What DaCapo calls the place of the datasplit configs."""
+        return self.path / "datasplits"
+
+    @property
+    def datasets(self) -> UPath:
+        """What DaCapo calls the place of the dataset configs."""
+        return self.path / "datasets"
+
+    @property
+    def arrays(self) -> UPath:
+        """What DaCapo calls the place of the array configs."""
+        return self.path / "arrays"
+
+    @property
+    def architectures(self) -> UPath:
+        """What DaCapo calls the place of the architecture configs."""
+        return self.path / "architectures"
+
+    @property
+    def trainers(self) -> UPath:
+        """What DaCapo calls the place of the trainer configs."""
+        return self.path / "trainers"
+
+    def _is_place(self, database: Any, kind: str) -> bool:
+        return str(database) in (kind, str(self.path / kind))
 
 
 def _stored(history: Sequence[RecordedEvent]) -> ConfigStored | None:

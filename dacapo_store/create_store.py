@@ -18,6 +18,7 @@ from dacapo_store.options import KNOWN_STORE_TYPES, Options
 if TYPE_CHECKING:
     from dacapo_store.array_store import ArrayStore, LocalArrayStore
     from dacapo_store.config_store import ConfigStore, FileConfigStore
+    from dacapo_store.mongo_stores import MongoConfigStore, MongoStatsStore
     from dacapo_store.stats_store import FileStatsStore, StatsStore
     from dacapo_store.weights_store import LocalWeightsStore, WeightsStore
 
@@ -26,6 +27,8 @@ __all__ = [
     "FileStatsStore",
     "LocalArrayStore",
     "LocalWeightsStore",
+    "MongoConfigStore",
+    "MongoStatsStore",
     "create_array_store",
     "create_config_store",
     "create_stats_store",
@@ -37,6 +40,8 @@ _MODULES: Final = {
     "FileStatsStore": "dacapo_store.stats_store",
     "LocalArrayStore": "dacapo_store.array_store",
     "LocalWeightsStore": "dacapo_store.weights_store",
+    "MongoConfigStore": "dacapo_store.mongo_stores",
+    "MongoStatsStore": "dacapo_store.mongo_stores",
 }
 
 
@@ -49,7 +54,12 @@ def create_config_store(options: Options | None = None) -> ConfigStore:
     Raises:
         ValueError: The options' ``type`` is not one that is known here; the text lists those.
     """
+    options = Options.instance() if options is None else options
     base = _base_directory(options)
+    if options.type == "mongo":
+        from dacapo_store.mongo_stores import MongoConfigStore
+
+        return MongoConfigStore(*_database(options), files=options.runs_base_dir)
     from dacapo_store.config_store import FileConfigStore
 
     return FileConfigStore(_in(base, "configs"))
@@ -64,7 +74,12 @@ def create_stats_store(options: Options | None = None) -> StatsStore:
     Raises:
         ValueError: The options' ``type`` is not one that is known here; the text lists those.
     """
+    options = Options.instance() if options is None else options
     base = _base_directory(options)
+    if options.type == "mongo":
+        from dacapo_store.mongo_stores import MongoStatsStore
+
+        return MongoStatsStore(*_database(options), files=options.runs_base_dir)
     from dacapo_store.stats_store import FileStatsStore
 
     return FileStatsStore(_in(base, "stats"))
@@ -102,12 +117,14 @@ def create_array_store(options: Options | None = None) -> ArrayStore:
 
 def _base_directory(options: Options | None) -> Path | str:
     options = Options.instance() if options is None else options
-    if options.type == "files":
+    if options.type in KNOWN_STORE_TYPES:
         return options.base_path
-    known = f"this version knows {', '.join(map(repr, KNOWN_STORE_TYPES))}"
-    if options.type == "mongo":
-        raise ValueError(f"store type 'mongo' is DaCapo's and not available here yet; {known}")
-    raise ValueError(f"unknown store type {options.type!r}; {known}")
+    known = ", ".join(map(repr, KNOWN_STORE_TYPES))
+    raise ValueError(f"unknown store type {options.type!r}; this version knows {known}")
+
+
+def _database(options: Options) -> tuple[str, str]:
+    return options.mongo_db_host or "", options.mongo_db_name or ""
 
 
 def _in(base: Path | str, name: str) -> Path | str:

@@ -39,3 +39,10 @@ class DamagedArtifactError(DaCapoStoreError):
 
     The text names the file, its expected and its actual size or digest.
     """
+
+
+class UnimportedDatabaseError(DaCapoStoreError, ValueError):
+    """DaCapo's own stores have written to this MongoDB database, and nothing of it is in its log.
+
+    Import it, or give a database of its own.
+    """

@@ -72,6 +72,11 @@ class Location:
         """False when the folder of a local base is gone."""
         return not self.is_local or Path(self.log).is_dir()
 
+    @property
+    def is_in_mongodb(self) -> bool:
+        """Whether the log is in a MongoDB database, which then shows what is in view, too."""
+        return not self.is_local and self.name.startswith(("mongodb://", "mongodb+srv://"))
+
     def inside(self, name: str) -> str | Path:
         """The location of a store on this base, such as ``configs``."""
         if self.is_local:

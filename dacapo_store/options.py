@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 logger = logging.getLogger(__name__)
 
-KNOWN_STORE_TYPES: Final = ("files",)
+KNOWN_STORE_TYPES: Final = ("files", "mongo")
 """What ``type`` may say; ``create_store`` refuses anything else."""
 
 OPTIONS_FILE_VARIABLE: Final = "DACAPO_OPTIONS_FILE"
@@ -39,8 +39,8 @@ class Options:
         runs_base_dir: The base directory of all stores; ``~`` is expanded. Or an address, such as
             ``shared:///data/base``; see ``location``.
         compute_context: How DaCapo runs its workers; kept for it, not used here.
-        mongo_db_host: The MongoDB server, for stores that use one.
-        mongo_db_name: The MongoDB database, for stores that use one.
+        mongo_db_host: The MongoDB server of type ``mongo``: ``host:port``, or a connection string.
+        mongo_db_name: The MongoDB database of type ``mongo``.
         extra: What else the options file said, by key.
 
     Raises:
@@ -84,8 +84,20 @@ class Options:
 
     @property
     def base_path(self) -> Path | str:
-        """The base directory as an absolute path, as of the present working directory; or the address."""
-        return self.runs_base_dir.absolute() if isinstance(self.runs_base_dir, Path) else self.runs_base_dir
+        """The base directory as an absolute path, as of the present working directory; or the address.
+
+        Of type ``mongo`` that is the database, with weights and arrays in ``runs_base_dir``, as in DaCapo.
+
+        Raises:
+            ValueError: The type is ``mongo``, and host or database are missing.
+        """
+        directory = self.runs_base_dir
+        if self.type == "mongo":
+            from dacapo_store.mongo_stores import base_address
+
+            _expect(isinstance(directory, Path), "runs_base_dir", "a path, of type mongo", directory)
+            return base_address(self.mongo_db_host or "", self.mongo_db_name or "", directory)
+        return directory.absolute() if isinstance(directory, Path) else directory
 
     @classmethod
     def instance(cls, **overrides: Any) -> Self:

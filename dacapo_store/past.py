@@ -29,6 +29,7 @@ class PastBase(Base):
         self.as_of: int | None = position
         self.read_only = True
         self.log = cast("Any", PastLog(base.log, position))
+        self.mongo = base.mongo
         self.background = base.background
         self.loggers = base.loggers
         self._present = base

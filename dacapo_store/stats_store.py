@@ -194,40 +194,10 @@ class StatsStore(ABC):
         """
 
 
-class FileStatsStore(StatsStore):
-    """The stats store of a base directory.
+class LogStatsStore(StatsStore):
+    """The stats store over the log of a base."""
 
-    Making one is cheap: all stores of a base share one open log.
-
-    Args:
-        path: ``<base>/stats``, or any other directory, which is then a base of its own.
-        read_only: Open the base without writing to it, not even a lock.
-        as_of: Look at the store as it was at this position or time, read-only.
-
-    Attributes:
-        path: The absolute path; with ``training_stats`` and ``validation_scores`` below it these
-            are names that DaCapo knows. The stats themselves lie in the log.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
-    ) -> None:
-        self.path: UPath = absolute_path(path, "stats")
-        base = base_of_store(path, self.path, "stats")
-        self._base = Base.at(base, read_only=read_only, as_of=as_of)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    @property
-    def training_stats(self) -> UPath:
-        """What DaCapo calls the place of the training stats."""
-        return self.path / "training_stats"
-
-    @property
-    def validation_scores(self) -> UPath:
-        """What DaCapo calls the place of the validation scores."""
-        return self.path / "validation_scores"
+    _base: Base
 
     def store_training_stats(self, run_name: Any, stats: Any) -> None:
         """Store the training stats of a run; see ``StatsStore``."""
@@ -244,7 +214,7 @@ class FileStatsStore(StatsStore):
     ) -> ScalarLogger:
         """Make a logger for hot loops; see ``StatsStore``."""
         if self._base.read_only:
-            raise ReadOnlyLogError(f"{self.path} was opened read-only: nothing can be logged to it")
+            raise ReadOnlyLogError(f"{self!r} was opened read-only: nothing can be logged to it")
         return ScalarLogger(
             self._base,
             run_name_of(run_name),
@@ -389,6 +359,42 @@ class FileStatsStore(StatsStore):
                 continue
             after = history_of(self._base, kind, run)
             return after if after.events == history.events + len(events) else None
+
+
+class FileStatsStore(LogStatsStore):
+    """The stats store of a base directory.
+
+    Making one is cheap: all stores of a base share one open log.
+
+    Args:
+        path: ``<base>/stats``, or any other directory, which is then a base of its own.
+        read_only: Open the base without writing to it, not even a lock.
+        as_of: Look at the store as it was at this position or time, read-only.
+
+    Attributes:
+        path: The absolute path; with ``training_stats`` and ``validation_scores`` below it these
+            are names that DaCapo knows. The stats themselves lie in the log.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
+    ) -> None:
+        self.path: UPath = absolute_path(path, "stats")
+        base = base_of_store(path, self.path, "stats")
+        self._base = Base.at(base, read_only=read_only, as_of=as_of)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def training_stats(self) -> UPath:
+        """What DaCapo calls the place of the training stats."""
+        return self.path / "training_stats"
+
+    @property
+    def validation_scores(self) -> UPath:
+        """What DaCapo calls the place of the validation scores."""
+        return self.path / "validation_scores"
 
 
 def history_of(base: Base, kind: Kind[R], run: str) -> History[R]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from dacapo_store.array_store import LocalArrayStore
     from dacapo_store.config_store import FileConfigStore
+    from dacapo_store.mongo_views import MongoViews
     from dacapo_store.replay import ReplayReceipt, Transform
     from dacapo_store.stats_store import FileStatsStore
     from dacapo_store.weights_store import LocalWeightsStore
@@ -150,6 +151,11 @@ class Store:
         from dacapo_store.array_store import LocalArrayStore
 
         return LocalArrayStore(self._base.location.name, **self._how)
+
+    @property
+    def mongo_views(self) -> MongoViews | None:
+        """What the base's MongoDB database shows of it; None where it is not in one."""
+        return self._base.present.mongo
 
     @property
     def _how(self) -> dict[str, Any]:

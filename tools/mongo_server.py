@@ -343,6 +343,19 @@ class MongoServer:
             )
         return {"ok": 1.0}
 
+    def _listIndexes(self, command: Document) -> Document:
+        known = self._collection(command, "listIndexes").index_information()
+        found = [
+            {
+                "v": 2,
+                "key": dict(each["key"]),
+                "name": name,
+                **({"unique": True} if each.get("unique") else {}),
+            }
+            for name, each in known.items()
+        ]
+        return self._batch(iter(found), f"{command['$db']}.$cmd.listIndexes", 1 << 30, "firstBatch")
+
     def _listCollections(self, command: Document) -> Document:
         wanted = command.get("filter", {}).get("name")
         database = self.data.client[command["$db"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from dacapo_store.cli import care, change, doctor, look, moving, snapshots, trace
+from dacapo_store.cli import care, change, doctor, look, mongo, moving, snapshots, trace
 
 app = typer.Typer(
     name="dacapo-store",
@@ -21,5 +21,5 @@ def _verbs() -> None:
     """With a callback, a single verb would keep its name, too."""
 
 
-for group in (look, trace, change, care, snapshots, moving, doctor):
+for group in (look, trace, change, care, snapshots, moving, doctor, mongo):
     group.add_to(app)

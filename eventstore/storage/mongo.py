@@ -10,8 +10,8 @@ made, and not of the second of two, of which the first may yet arrive. The adapt
     event_log          {_id: position, data: bytes} or, of what a document cannot hold, {_id, digest}
     event_log_parts    {_id: digest/number, data: bytes}, there before the commit that needs them
 
-Nothing else in the log's package imports pymongo. A client is shared by all that use an address in a
-process, and made anew in a forked child.
+Nothing else imports pymongo: what others need of it they take from here. A client is shared by all that
+use an address in a process, and made anew in a forked child.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from bson import Binary, Int64
 from bson.errors import InvalidDocument
-from pymongo import MongoClient, ReadPreference, WriteConcern
+from pymongo import MongoClient, ReadPreference, ReplaceOne, WriteConcern
 from pymongo.errors import (
     ConfigurationError,
     DuplicateKeyError,
     OperationFailure,
     PyMongoError,
     WriteConcernError,
+    WriteError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import split_options
 
+from eventstore.errors import StorageUnavailableError
 from eventstore.storage.numbered import RefusedError, UnclearError
 
 if TYPE_CHECKING:
@@ -47,8 +49,22 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+__all__ = [
+    "Connection",
+    "DuplicateKeyError",
+    "InvalidDocument",
+    "MongoCommits",
+    "PyMongoError",
+    "ReplaceOne",
+    "WriteError",
+    "answered",
+    "database_address",
+    "open_store",
+]
+
 COLLECTION: Final = "event_log"
 
+_NOT_MONGODBS: Final = frozenset({"collection", "patience_seconds", "cache_bytes_max"})
 _HEAD: Final = -1
 _PART_BYTES: Final = 8 << 20
 _READ_BYTES: Final = 16 << 20
@@ -113,6 +129,21 @@ def database_address(host: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"/{quote(name, safe='')}", query=urlencode(query)))
 
 
+@contextlib.contextmanager
+def answered(address: str) -> Iterator[None]:
+    """Questions to a database; what goes wrong is told as errors of the log are.
+
+    Raises:
+        StorageUnavailableError: The database does not answer, or refuses.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        raise StorageUnavailableError(
+            f"{address} does not answer: {error}. Try again", path=address
+        ) from error
+
+
 class Connection:
     """A database at an address, by the client that this process has for it.
 
@@ -146,6 +177,13 @@ class Connection:
         with _lock:
             _users[self._uri] = _users.get(self._uri, 0) + 1
 
+    @classmethod
+    def at(cls, address: str) -> Connection:
+        """The database in which the log at an address is."""
+        parts = urlsplit(address)
+        options = {name: value for name, value in parse_qsl(parts.query) if name not in _NOT_MONGODBS}
+        return cls(urlunsplit(parts._replace(query="")), options)
+
     @property
     def client(self) -> MongoClient[Document]:
         """The client, which connects when it is first used.
@@ -175,6 +213,12 @@ class Connection:
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True, wtimeout=_ACKNOWLEDGED_SECONDS * 1000),
             read_concern=ReadConcern("majority"),
+        )
+
+    def derived(self, name: str) -> Collection[Document]:
+        """A collection that can be made again, so that nobody waits for the majority."""
+        return self.database.get_collection(
+            name, read_preference=ReadPreference.PRIMARY, write_concern=WriteConcern(1)
         )
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dacapo_store import DuplicateNameError, FileConfigStore
+from dacapo_store import DuplicateNameError, FileConfigStore, MongoConfigStore
 from dacapo_store.base import Base
-from dacapo_store.config_store import KINDS
+from dacapo_store.config_store import KINDS, LogConfigStore
 from dacapo_store.errors import ConfigMissingError
 
 SINGULARS = [kind.removesuffix("s") for kind in KINDS]
@@ -46,16 +46,24 @@ class TypedRun:
     trainer_config: TypedTrainer
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FileConfigStore:
+@pytest.fixture(params=["files", "mongo"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> LogConfigStore:
     """A config store on a fresh base."""
+    if request.param == "mongo":
+        return MongoConfigStore(*request.getfixturevalue("mongodb"), files=tmp_path)
     return FileConfigStore(tmp_path / "configs")
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Base:
+def file_store(tmp_path: Path) -> FileConfigStore:
+    """A config store on a fresh base in a directory."""
+    return FileConfigStore(tmp_path / "configs")
+
+
+@pytest.fixture
+def base(store: LogConfigStore) -> Base:
     """The base of that store."""
-    return Base.at(tmp_path)
+    return store._base
 
 
 def run_config(name: str = "run_7", **changes: Any) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def run_config(name: str = "run_7", **changes: Any) -> dict[str, Any]:
     }
 
 
-def part_names(store: FileConfigStore) -> list[list[str]]:
+def part_names(store: LogConfigStore) -> list[list[str]]:
     """The names of stored parts of runs."""
     return [
         store.retrieve_task_config_names(),
@@ -85,7 +93,7 @@ def part_names(store: FileConfigStore) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("kind", SINGULARS)
-def test_every_kind_is_stored_retrieved_listed_and_deleted(store: FileConfigStore, kind: str) -> None:
+def test_every_kind_is_stored_retrieved_listed_and_deleted(store: LogConfigStore, kind: str) -> None:
     """Upstream: "the file config store lacks dataset configs": all seven kinds have all four calls."""
     config = {"name": "first", "value": (1, 2.5, None)}
     assert getattr(store, f"retrieve_{kind}_config_names")() == []
@@ -98,7 +106,7 @@ def test_every_kind_is_stored_retrieved_listed_and_deleted(store: FileConfigStor
         getattr(store, f"retrieve_{kind}_config")("first")
 
 
-def test_kinds_do_not_share_names(store: FileConfigStore) -> None:
+def test_kinds_do_not_share_names(store: LogConfigStore) -> None:
     """A task and a trainer may have one name."""
     store.store_task_config({"name": "x", "a": 1})
     store.store_trainer_config({"name": "x", "b": 2})
@@ -106,7 +114,7 @@ def test_kinds_do_not_share_names(store: FileConfigStore) -> None:
     assert store.retrieve_trainer_config("x") == {"name": "x", "b": 2}
 
 
-def test_names_come_in_order(store: FileConfigStore) -> None:
+def test_names_come_in_order(store: LogConfigStore) -> None:
     """Whatever the order of storing."""
     for name in ("b", "c", "a"):
         store.store_task_config({"name": name})
@@ -114,7 +122,7 @@ def test_names_come_in_order(store: FileConfigStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../../escape", "ü λ 語", " ", ".", "x'; DROP TABLE y", "a%b\n"])
-def test_any_text_is_a_name(store: FileConfigStore, name: str, tmp_path: Path) -> None:
+def test_any_text_is_a_name(store: LogConfigStore, name: str, tmp_path: Path) -> None:
     """Upstream: "name ../../../escape writes outside the base; a/b fails": config names are data."""
     store.store_task_config({"name": name, "value": 1})
     assert store.retrieve_task_config(name) == {"name": name, "value": 1}
@@ -125,13 +133,13 @@ def test_any_text_is_a_name(store: FileConfigStore, name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("config", [{"name": ""}, {"name": None}, {"name": 7}, {"value": 1}])
-def test_a_config_without_a_name_is_refused(store: FileConfigStore, config: Mapping[str, Any]) -> None:
+def test_a_config_without_a_name_is_refused(store: LogConfigStore, config: Mapping[str, Any]) -> None:
     """The text says what is wanted."""
     with pytest.raises(ValueError, match="name"):
         store.store_task_config(config)
 
 
-def test_a_missing_config_is_every_error_that_callers_expect(store: FileConfigStore) -> None:
+def test_a_missing_config_is_every_error_that_callers_expect(store: LogConfigStore) -> None:
     """Upstream: "retrieve of a missing config: ValueError, None or FileNotFoundError, by store"."""
     for call in (store.retrieve_run_config, store.delete_run_config):
         for expected in (KeyError, ValueError, FileNotFoundError):
@@ -139,7 +147,7 @@ def test_a_missing_config_is_every_error_that_callers_expect(store: FileConfigSt
                 call("run_7")
 
 
-def test_a_missing_config_suggests_what_may_be_meant(store: FileConfigStore) -> None:
+def test_a_missing_config_suggests_what_may_be_meant(store: LogConfigStore) -> None:
     """A slip in a name is the usual reason."""
     store.store_task_config({"name": "cells_affinities"})
     with pytest.raises(ConfigMissingError) as caught:
@@ -149,7 +157,7 @@ def test_a_missing_config_suggests_what_may_be_meant(store: FileConfigStore) -> 
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_the_raw_document_is_there_for_whoever_wants_it(store: FileConfigStore) -> None:
+def test_the_raw_document_is_there_for_whoever_wants_it(store: LogConfigStore) -> None:
     """Upstream: "unknown __type__: a raw dict, no error": an error that names it, and raw=True."""
     document = {"__type__": "TypeOfAnotherProgram", "name": "x"}
     store.store_task_config(document)
@@ -158,7 +166,7 @@ def test_the_raw_document_is_there_for_whoever_wants_it(store: FileConfigStore) 
     assert store.retrieve_task_config("x", raw=True) == document
 
 
-def test_numpy_scalars_become_numbers(store: FileConfigStore) -> None:
+def test_numpy_scalars_become_numbers(store: LogConfigStore) -> None:
     """Upstream: "numpy scalars: stored, never retrievable": they come back as what they equal."""
     store.store_trainer_config({"name": "x", "rate": np.float32(0.5), "steps": np.int64(3)})
     back = store.retrieve_trainer_config("x")
@@ -166,7 +174,7 @@ def test_numpy_scalars_become_numbers(store: FileConfigStore) -> None:
     assert (type(back["rate"]), type(back["steps"])) == (float, int)
 
 
-def test_typed_configs_come_back_as_what_they_were(store: FileConfigStore) -> None:
+def test_typed_configs_come_back_as_what_they_were(store: LogConfigStore) -> None:
     """A run of nested typed objects, and each part of it by its own name."""
     run = TypedRun("run_7", TypedTask("cells", (("a", math.inf), ("b", None))), TypedTrainer("adam", 1e-4))
     store.store_run_config(run)
@@ -180,7 +188,7 @@ def test_typed_configs_come_back_as_what_they_were(store: FileConfigStore) -> No
 # --- one name, two contents
 
 
-def test_an_equal_config_again_writes_nothing(store: FileConfigStore, base: Base) -> None:
+def test_an_equal_config_again_writes_nothing(store: LogConfigStore, base: Base) -> None:
     """Upstream: "NaN in a config: storing it again is a duplicate": NaN equals itself here."""
     for _ in range(2):
         store.store_trainer_config({"name": "x", "rate": math.nan, "bounds": (1, math.inf)})
@@ -188,7 +196,7 @@ def test_an_equal_config_again_writes_nothing(store: FileConfigStore, base: Base
 
 
 def test_another_config_of_the_name_is_refused_and_the_difference_named(
-    store: FileConfigStore, base: Base
+    store: LogConfigStore, base: Base
 ) -> None:
     """The text says what differs, and the stored one stays."""
     store.store_architecture_config({"name": "unet", "shape": (8, 8), "deep": {"fmaps": 12}})
@@ -202,7 +210,7 @@ def test_another_config_of_the_name_is_refused_and_the_difference_named(
 
 @pytest.mark.parametrize("theirs", [1, 2], ids=["equal", "different"])
 def test_a_call_that_comes_second_compares_anew(
-    store: FileConfigStore, base: Base, monkeypatch: pytest.MonkeyPatch, theirs: int
+    store: LogConfigStore, base: Base, monkeypatch: pytest.MonkeyPatch, theirs: int
 ) -> None:
     """Between reading and appending another process stores: its config is compared, not overwritten."""
     append = base.append_to_streams
@@ -220,7 +228,7 @@ def test_a_call_that_comes_second_compares_anew(
 
 
 def test_a_part_that_is_deleted_meanwhile_is_stored_with_the_run(
-    store: FileConfigStore, base: Base, monkeypatch: pytest.MonkeyPatch
+    store: LogConfigStore, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That a part is there already is an expectation of the append, like any other."""
     store.store_trainer_config(run_config()["trainer_config"])
@@ -236,7 +244,7 @@ def test_a_part_that_is_deleted_meanwhile_is_stored_with_the_run(
     assert part_names(store) == [["cells"], ["unet"], ["adam"], ["split"]]
 
 
-def test_ignored_fields_do_not_count(store: FileConfigStore, base: Base) -> None:
+def test_ignored_fields_do_not_count(store: LogConfigStore, base: Base) -> None:
     """What is stored stays as it was first stored."""
     store.store_trainer_config({"name": "x", "rate": 1, "comment": "first"})
     store.store_trainer_config({"name": "x", "rate": 1, "comment": "second"}, ignore=["comment"])
@@ -246,7 +254,7 @@ def test_ignored_fields_do_not_count(store: FileConfigStore, base: Base) -> None
     assert base.log.next_position == 1
 
 
-def test_delete_and_store_again_is_how_a_config_changes(store: FileConfigStore, base: Base) -> None:
+def test_delete_and_store_again_is_how_a_config_changes(store: LogConfigStore, base: Base) -> None:
     """What DaCapo's examples do; the first version stays in the history."""
     store.store_task_config({"name": "cells", "version": 1})
     before = base.log.next_position
@@ -265,27 +273,28 @@ def test_delete_and_store_again_is_how_a_config_changes(store: FileConfigStore, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_database_is_a_place_of_the_store_or_a_kind(store: FileConfigStore, kind: str) -> None:
+def test_a_database_is_a_place_of_the_store_or_a_kind(store: LogConfigStore, kind: str) -> None:
     """The property, its text, and the kind's name mean the same."""
-    for database in (getattr(store, kind), str(getattr(store, kind)), kind):
+    place = getattr(store, kind)
+    for database in (place, getattr(place, "full_name", str(place)), kind):
         getattr(store, f"store_{kind.removesuffix('s')}_config")({"name": "x"})
         store.delete_config(database, "x")
         assert getattr(store, f"retrieve_{kind.removesuffix('s')}_config_names")() == []
 
 
-def test_another_database_is_refused(store: FileConfigStore, tmp_path: Path) -> None:
+def test_another_database_is_refused(file_store: FileConfigStore, tmp_path: Path) -> None:
     """The text lists the kinds."""
-    store.store_task_config({"name": "x"})
-    for database in ("task", store.users, FileConfigStore(tmp_path / "other" / "configs").tasks):
+    file_store.store_task_config({"name": "x"})
+    for database in ("task", file_store.users, FileConfigStore(tmp_path / "other" / "configs").tasks):
         with pytest.raises(ValueError, match="architectures"):
-            store.delete_config(database, "x")
-    assert store.retrieve_task_config_names() == ["x"]
+            file_store.delete_config(database, "x")
+    assert file_store.retrieve_task_config_names() == ["x"]
 
 
 # --- runs
 
 
-def test_the_parts_of_a_run_are_stored_with_it(store: FileConfigStore) -> None:
+def test_the_parts_of_a_run_are_stored_with_it(store: LogConfigStore) -> None:
     """Upstream: "run config stored without its parts, though the interface's text says so"."""
     store.store_run_config(run_config())
     assert part_names(store) == [["cells"], ["unet"], ["adam"], ["split"]]
@@ -293,7 +302,7 @@ def test_the_parts_of_a_run_are_stored_with_it(store: FileConfigStore) -> None:
     assert store.retrieve_run_config("run_7") == run_config()
 
 
-def test_parts_that_are_stored_already_are_not_written_again(store: FileConfigStore, base: Base) -> None:
+def test_parts_that_are_stored_already_are_not_written_again(store: LogConfigStore, base: Base) -> None:
     """A second run with the same parts is one event."""
     store.store_run_config(run_config())
     before = base.log.next_position
@@ -303,14 +312,14 @@ def test_parts_that_are_stored_already_are_not_written_again(store: FileConfigSt
     assert base.log.next_position == before + 1
 
 
-def test_a_run_and_its_parts_are_one_commit(store: FileConfigStore, base: Base) -> None:
+def test_a_run_and_its_parts_are_one_commit(store: LogConfigStore, base: Base) -> None:
     """There is no moment at which a run is there without its parts, or they without it."""
     store.store_run_config(run_config())
     batches = [batch.column("type").to_pylist() for batch in base.log.read_batches()]
     assert batches == [["ConfigStored"] * 5]
 
 
-def test_a_part_of_another_content_stops_the_run(store: FileConfigStore, base: Base) -> None:
+def test_a_part_of_another_content_stops_the_run(store: LogConfigStore, base: Base) -> None:
     """Nothing of it is stored, the other parts neither."""
     store.store_trainer_config({"name": "adam", "learning_rate": 1e-3})
     with pytest.raises(DuplicateNameError, match=r"trainer.*'adam'.*learning_rate"):
@@ -319,7 +328,7 @@ def test_a_part_of_another_content_stops_the_run(store: FileConfigStore, base: B
     assert store.retrieve_run_config_names() == []
 
 
-def test_a_part_without_a_name_stays_in_the_run(store: FileConfigStore) -> None:
+def test_a_part_without_a_name_stays_in_the_run(store: LogConfigStore) -> None:
     """It has nothing that it could be found by."""
     config = run_config(task_config={"channels": ["a"]}, trainer_config=None)
     store.store_run_config(config)
@@ -327,7 +336,7 @@ def test_a_part_without_a_name_stays_in_the_run(store: FileConfigStore) -> None:
     assert store.retrieve_run_config("run_7") == config
 
 
-def test_deleting_a_run_keeps_its_parts(store: FileConfigStore) -> None:
+def test_deleting_a_run_keeps_its_parts(store: LogConfigStore) -> None:
     """Other runs may share them."""
     store.store_run_config(run_config())
     store.delete_run_config("run_7")
@@ -337,7 +346,7 @@ def test_deleting_a_run_keeps_its_parts(store: FileConfigStore) -> None:
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "../x", "configs", "stats", "events", "views", "a\0b"])
 def test_a_run_whose_name_can_be_no_folder_is_refused_at_once(
-    store: FileConfigStore, base: Base, name: str
+    store: LogConfigStore, base: Base, name: str
 ) -> None:
     """Upstream: "a run called configs collides with the store's folder": said before a training has run."""
     with pytest.raises(ValueError, match="run"):
@@ -345,7 +354,7 @@ def test_a_run_whose_name_can_be_no_folder_is_refused_at_once(
     assert base.log.next_position == 0
 
 
-def test_runs_are_found_by_the_names_of_their_parts(store: FileConfigStore) -> None:
+def test_runs_are_found_by_the_names_of_their_parts(store: LogConfigStore) -> None:
     """Upstream: "the file config store lacks … the filters of retrieve_run_config_names"."""
     store.store_run_config(run_config("one"))
     store.store_run_config(run_config("two", task_config={"name": "it's"}))
@@ -363,9 +372,9 @@ def test_runs_are_found_by_the_names_of_their_parts(store: FileConfigStore) -> N
 # --- one history
 
 
-def test_stores_on_one_base_share_it(store: FileConfigStore, tmp_path: Path) -> None:
+def test_stores_on_one_base_share_it(file_store: FileConfigStore, tmp_path: Path) -> None:
     """Made on <base>/configs or on the base, by whatever path; another path is another base."""
-    store.store_task_config({"name": "x"})
+    file_store.store_task_config({"name": "x"})
     assert FileConfigStore(tmp_path).retrieve_task_config_names() == ["x"]
     assert FileConfigStore(tmp_path / "y" / ".." / "configs").retrieve_task_config_names() == ["x"]
     assert FileConfigStore(tmp_path / "y").retrieve_task_config_names() == []
@@ -390,9 +399,9 @@ def test_a_path_on_other_storage_is_refused(tmp_path: Path) -> None:
     assert FileConfigStore(tmp_path).retrieve_task_config_names() == ["x"]
 
 
-def test_a_base_may_be_opened_read_only(store: FileConfigStore, tmp_path: Path) -> None:
+def test_a_base_may_be_opened_read_only(file_store: FileConfigStore, tmp_path: Path) -> None:
     """Reading works; writing is refused."""
-    store.store_task_config({"name": "x"})
+    file_store.store_task_config({"name": "x"})
     reader = FileConfigStore(tmp_path / "configs", read_only=True)
     assert reader.retrieve_task_config("x") == {"name": "x"}
     assert reader.retrieve_task_config_names() == ["x"]

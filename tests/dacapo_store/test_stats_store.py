@@ -15,26 +15,35 @@ import pytest
 
 from dacapo_store import (
     FileStatsStore,
+    MongoStatsStore,
     TrainingIterationStats,
     TrainingStats,
     ValidationIterationScores,
 )
 from dacapo_store.base import Base
-from dacapo_store.stats_store import SUBSAMPLE_POINTS_MAX, subsampled
+from dacapo_store.stats_store import SUBSAMPLE_POINTS_MAX, LogStatsStore, subsampled
 
 RUN = "run_7"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FileStatsStore:
+@pytest.fixture(params=["files", "mongo"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> LogStatsStore:
     """A stats store on a fresh base."""
+    if request.param == "mongo":
+        return MongoStatsStore(*request.getfixturevalue("mongodb"), files=tmp_path)
     return FileStatsStore(tmp_path / "stats")
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Base:
+def file_store(tmp_path: Path) -> FileStatsStore:
+    """A stats store on a fresh base in a directory."""
+    return FileStatsStore(tmp_path / "stats")
+
+
+@pytest.fixture
+def base(store: LogStatsStore) -> Base:
     """The base of that store."""
-    return Base.at(tmp_path)
+    return store._base
 
 
 def losses(*pairs: tuple[int, float]) -> TrainingStats:
@@ -42,7 +51,7 @@ def losses(*pairs: tuple[int, float]) -> TrainingStats:
     return TrainingStats([TrainingIterationStats(iteration, loss=loss) for iteration, loss in pairs])
 
 
-def stored_losses(store: FileStatsStore, run: Any = RUN) -> list[tuple[int, float | None]]:
+def stored_losses(store: LogStatsStore, run: Any = RUN) -> list[tuple[int, float | None]]:
     """What the store shows of a run's losses."""
     return [(row.iteration, row.loss) for row in store.retrieve_training_stats(run).iteration_stats]
 
@@ -52,7 +61,7 @@ def scores(*pairs: tuple[int, list[list[list[float]]]]) -> list[ValidationIterat
     return [ValidationIterationScores(iteration, nested) for iteration, nested in pairs]
 
 
-def stored_scores(store: FileStatsStore, **options: Any) -> list[tuple[int, list[list[list[float]]]]]:
+def stored_scores(store: LogStatsStore, **options: Any) -> list[tuple[int, list[list[list[float]]]]]:
     """What the store shows of a run's scores."""
     return [(row.iteration, row.scores) for row in store.retrieve_validation_iteration_scores(RUN, **options)]
 
@@ -70,21 +79,21 @@ def recorded_rows(base: Base) -> list[int]:
 # --- what comes back
 
 
-def test_an_unknown_run_has_empty_stats_and_no_scores(store: FileStatsStore) -> None:
+def test_an_unknown_run_has_empty_stats_and_no_scores(store: LogStatsStore) -> None:
     """A trainer asks for both before it has stored anything."""
     assert len(store.retrieve_training_stats(RUN).iteration_stats) == 0
     assert store.retrieve_training_stats(RUN).trained_until() == 0
     assert store.retrieve_validation_iteration_scores(RUN) == []
 
 
-def test_a_run_may_be_an_object_with_a_name(store: FileStatsStore) -> None:
+def test_a_run_may_be_an_object_with_a_name(store: LogStatsStore) -> None:
     """DaCapo passes names mostly, and run objects at times."""
     store.store_training_stats(SimpleNamespace(name=RUN), losses((0, 1.0)))
     assert stored_losses(store) == stored_losses(store, SimpleNamespace(name=RUN)) == [(0, 1.0)]
 
 
 @pytest.mark.parametrize("name", ["", None, 7])
-def test_a_run_without_a_name_is_refused(store: FileStatsStore, name: Any) -> None:
+def test_a_run_without_a_name_is_refused(store: LogStatsStore, name: Any) -> None:
     """An empty name would be a mistake that nobody finds again."""
     with pytest.raises(ValueError, match="name"):
         store.store_training_stats(name, losses((0, 1.0)))
@@ -92,16 +101,16 @@ def test_a_run_without_a_name_is_refused(store: FileStatsStore, name: Any) -> No
         store.retrieve_validation_iteration_scores(name)
 
 
-def test_names_of_runs_are_data_here(store: FileStatsStore) -> None:
+def test_names_of_runs_are_data_here(file_store: FileStatsStore) -> None:
     """A name that could be no folder is one in the log all the same, and leaves no folder."""
     for name in ("../../escape", "a/b", "ü λ", "x' OR '1'='1"):
-        store.store_training_stats(name, losses((0, float(len(name)))))
-    assert stored_losses(store, "a/b") == [(0, 3.0)]
-    assert stored_losses(store, "x' OR '1'='1") == [(0, 12.0)]
-    assert {path.name for path in store.path.parent.iterdir()} <= {"events", "views"}
+        file_store.store_training_stats(name, losses((0, float(len(name)))))
+    assert stored_losses(file_store, "a/b") == [(0, 3.0)]
+    assert stored_losses(file_store, "x' OR '1'='1") == [(0, 12.0)]
+    assert {path.name for path in file_store.path.parent.iterdir()} <= {"events", "views"}
 
 
-def test_floats_come_back_bit_by_bit(store: FileStatsStore) -> None:
+def test_floats_come_back_bit_by_bit(store: LogStatsStore) -> None:
     """NaN, infinities, -0.0 and denormals are what they were."""
     odd = [math.nan, -math.nan, math.inf, -math.inf, -0.0, 5e-324, 0.1]
     store.store_training_stats(RUN, losses(*enumerate(odd)))
@@ -111,7 +120,7 @@ def test_floats_come_back_bit_by_bit(store: FileStatsStore) -> None:
     assert struct.pack("<7d", *(nested[0][0][0] for _, nested in stored_scores(store))) == back.tobytes()
 
 
-def test_any_named_scalar_is_stored(store: FileStatsStore) -> None:
+def test_any_named_scalar_is_stored(store: LogStatsStore) -> None:
     """Loss and time are no more than two scalars among others, each of which a row may lack."""
     rows = [
         TrainingIterationStats(0, loss=1.0, time=0.5),
@@ -125,14 +134,14 @@ def test_any_named_scalar_is_stored(store: FileStatsStore) -> None:
     assert back.present("learning_rate").tolist() == [False, True, True, False]
 
 
-def test_stats_of_dacapos_make_are_stored(store: FileStatsStore) -> None:
+def test_stats_of_dacapos_make_are_stored(store: LogStatsStore) -> None:
     """Objects with the attributes that DaCapo's have are enough."""
     rows = [SimpleNamespace(iteration=i, loss=np.float64(1 / (i + 1)), time=0.1) for i in range(3)]
     store.store_training_stats(RUN, SimpleNamespace(iteration_stats=rows))
     assert stored_losses(store) == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
 
 
-def test_leaves_of_scores_come_back_as_floats(store: FileStatsStore) -> None:
+def test_leaves_of_scores_come_back_as_floats(store: LogStatsStore) -> None:
     """Ints and numpy's numbers among the scores become Python floats."""
     store.store_validation_iteration_scores(RUN, scores((5, [[[1, np.float64(0.5), math.inf]]])))
     ((_, nested),) = stored_scores(store)
@@ -143,13 +152,13 @@ def test_leaves_of_scores_come_back_as_floats(store: FileStatsStore) -> None:
 @pytest.mark.parametrize(
     "nested", [[], [[]], [[[]]], [[[0.1, 0.2]], [[0.3, 0.4]]], [[[1.0], [2.0, 3.0]], [], [[4.0]]]]
 )
-def test_scores_of_any_shape_come_back(store: FileStatsStore, nested: list[list[list[float]]]) -> None:
+def test_scores_of_any_shape_come_back(store: LogStatsStore, nested: list[list[list[float]]]) -> None:
     """Datasets, parameters and criteria may be ragged or missing."""
     store.store_validation_iteration_scores(RUN, scores((1, nested), (2, [[[0.5]]])))
     assert stored_scores(store) == [(1, nested), (2, [[[0.5]]])]
 
 
-def test_order_and_repeated_iterations_stay_as_given(store: FileStatsStore) -> None:
+def test_order_and_repeated_iterations_stay_as_given(store: LogStatsStore) -> None:
     """The stores sort nothing and merge nothing."""
     pairs = [(3, 0.3), (1, 0.1), (1, 0.2), (2, 0.4)]
     store.store_training_stats(RUN, [TrainingIterationStats(i, loss=loss) for i, loss in pairs])
@@ -161,35 +170,35 @@ def test_order_and_repeated_iterations_stay_as_given(store: FileStatsStore) -> N
 # --- the rule; "validation scores: new ones erase old ones …" in DaCapo's own stores
 
 
-def test_scores_of_new_iterations_keep_the_old_ones(store: FileStatsStore) -> None:
+def test_scores_of_new_iterations_keep_the_old_ones(store: LogStatsStore) -> None:
     """[100, 200, 300], then [400], leaves all four."""
     store.store_validation_iteration_scores(RUN, single((100, 0.1), (200, 0.2), (300, 0.3)))
     store.store_validation_iteration_scores(RUN, single((400, 0.4)))
     assert [iteration for iteration, _ in stored_scores(store)] == [100, 200, 300, 400]
 
 
-def test_training_stats_of_only_new_iterations_are_kept(store: FileStatsStore) -> None:
+def test_training_stats_of_only_new_iterations_are_kept(store: LogStatsStore) -> None:
     """A list that holds only what is new is not dropped."""
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5)))
     store.store_training_stats(RUN, losses((2, 0.25)))
     assert stored_losses(store) == [(0, 1.0), (1, 0.5), (2, 0.25)]
 
 
-def test_a_resumed_runs_changed_tail_counts(store: FileStatsStore) -> None:
+def test_a_resumed_runs_changed_tail_counts(store: LogStatsStore) -> None:
     """Trained to 3, resumed at 2 and trained to 4: the new tail is what is seen."""
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5), (2, 0.4), (3, 0.3)))
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5), (2, 0.45), (3, 0.35), (4, 0.2)))
     assert stored_losses(store) == [(0, 1.0), (1, 0.5), (2, 0.45), (3, 0.35), (4, 0.2)]
 
 
-def test_stats_that_end_earlier_replace_the_stored_ones(store: FileStatsStore) -> None:
+def test_stats_that_end_earlier_replace_the_stored_ones(store: LogStatsStore) -> None:
     """Whoever starts over says so by storing less."""
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5), (2, 0.4)))
     store.store_training_stats(RUN, losses((0, 0.9)))
     assert stored_losses(store) == [(0, 0.9)]
 
 
-def test_storing_nothing_changes_nothing(store: FileStatsStore, base: Base) -> None:
+def test_storing_nothing_changes_nothing(store: LogStatsStore, base: Base) -> None:
     """Empty stats are no order to delete."""
     store.store_training_stats(RUN, losses((0, 1.0)))
     before = base.log.next_position
@@ -198,7 +207,7 @@ def test_storing_nothing_changes_nothing(store: FileStatsStore, base: Base) -> N
     assert base.log.next_position == before
 
 
-def test_the_branch_that_left_the_view_stays_in_history(store: FileStatsStore, base: Base) -> None:
+def test_the_branch_that_left_the_view_stays_in_history(store: LogStatsStore, base: Base) -> None:
     """As of the time before the rewind, the old tail is what was seen."""
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5), (2, 0.4)))
     before = base.log.next_position
@@ -211,7 +220,7 @@ def test_the_branch_that_left_the_view_stays_in_history(store: FileStatsStore, b
 # --- what a call writes; "each call rewrites the whole run"
 
 
-def test_the_whole_list_again_writes_only_what_is_new(store: FileStatsStore, base: Base) -> None:
+def test_the_whole_list_again_writes_only_what_is_new(store: LogStatsStore, base: Base) -> None:
     """A trainer passes everything from iteration 0 on, each time; one row an iteration is recorded."""
     every = [(iteration, 1 / (iteration + 1)) for iteration in range(50)]
     for end in range(10, 51, 10):
@@ -220,23 +229,27 @@ def test_the_whole_list_again_writes_only_what_is_new(store: FileStatsStore, bas
     assert stored_losses(store) == every
 
 
-def test_identical_scores_stored_twice_are_one_event(store: FileStatsStore, base: Base) -> None:
+def test_identical_scores_stored_twice_are_one_event(store: LogStatsStore, base: Base) -> None:
     """DaCapo stores the same scores twice at each validation."""
     for _ in range(2):
         store.store_validation_iteration_scores(RUN, scores((10, [[[0.1, math.nan]]])))
     assert base.log.next_position == 1
 
 
-def test_another_store_object_knows_what_is_stored(store: FileStatsStore, base: Base, tmp_path: Path) -> None:
+def test_another_store_object_knows_what_is_stored(store: LogStatsStore, base: Base, tmp_path: Path) -> None:
     """DaCapo makes a new store for each call; none of them starts from nothing."""
     store.store_training_stats(RUN, losses((0, 1.0)))
-    FileStatsStore(tmp_path / "stats").store_training_stats(RUN, losses((0, 1.0), (1, 0.5)))
+    if isinstance(store, MongoStatsStore):
+        again: LogStatsStore = MongoStatsStore(store.db_host, store.db_name, files=tmp_path)
+    else:
+        again = FileStatsStore(tmp_path / "stats")
+    again.store_training_stats(RUN, losses((0, 1.0), (1, 0.5)))
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5)))
     assert recorded_rows(base) == [1, 1]
 
 
 def test_a_call_that_comes_second_decides_anew(
-    store: FileStatsStore, base: Base, monkeypatch: pytest.MonkeyPatch
+    store: LogStatsStore, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between reading and appending another process stores: the rule is applied to what that left."""
     append = base.append
@@ -272,7 +285,7 @@ def test_a_relative_path_is_resolved_when_the_store_is_made(
     assert stored_losses(FileStatsStore(tmp_path / "stats")) == [(0, 1.0)]
 
 
-def test_what_is_no_number_is_refused_and_nothing_stored(store: FileStatsStore, base: Base) -> None:
+def test_what_is_no_number_is_refused_and_nothing_stored(store: LogStatsStore, base: Base) -> None:
     """The text names the iteration."""
     row = SimpleNamespace(iteration=3, loss="0.5", time=1.0)
     with pytest.raises(TypeError, match="3"):
@@ -283,7 +296,7 @@ def test_what_is_no_number_is_refused_and_nothing_stored(store: FileStatsStore, 
 # --- deleting; "file stats lack … delete_validation_scores"
 
 
-def test_deleted_stats_are_gone_and_may_be_stored_anew(store: FileStatsStore, base: Base) -> None:
+def test_deleted_stats_are_gone_and_may_be_stored_anew(store: LogStatsStore, base: Base) -> None:
     """Deleting stats and deleting scores are two things, and neither ends the run."""
     store.store_training_stats(RUN, losses((0, 1.0), (1, 0.5)))
     store.store_validation_iteration_scores(RUN, single((1, 0.1)))
@@ -297,7 +310,7 @@ def test_deleted_stats_are_gone_and_may_be_stored_anew(store: FileStatsStore, ba
     assert (stored_losses(store), stored_scores(store)) == ([(0, 1.0)], [(1, [[[0.2]]])])
 
 
-def test_deleting_what_is_not_there_does_nothing(store: FileStatsStore, base: Base) -> None:
+def test_deleting_what_is_not_there_does_nothing(store: LogStatsStore, base: Base) -> None:
     """Neither an error nor an event."""
     store.delete_training_stats(RUN)
     store.delete_validation_scores(RUN)
@@ -307,13 +320,13 @@ def test_deleting_what_is_not_there_does_nothing(store: FileStatsStore, base: Ba
 # --- fewer points; "file stats lack subsample, validation_interval …"
 
 
-def test_few_points_are_all_shown(store: FileStatsStore) -> None:
+def test_few_points_are_all_shown(store: LogStatsStore) -> None:
     """Subsampling leaves alone what is small enough."""
     store.store_training_stats(RUN, losses((0, 1.0), (7, 0.5)))
     assert store.retrieve_training_stats(RUN, subsample=True) == store.retrieve_training_stats(RUN)
 
 
-def test_many_points_are_shown_evenly_with_the_last(store: FileStatsStore) -> None:
+def test_many_points_are_shown_evenly_with_the_last(store: LogStatsStore) -> None:
     """At most 1,000 of 5,000 points, at one distance, and the last."""
     stats = TrainingStats.from_columns(np.arange(5000), {"loss": np.linspace(1, 0, 5000)})
     store.store_training_stats(RUN, stats)
@@ -350,7 +363,7 @@ def test_a_subsample_is_small_and_spread_and_has_the_last_point(iterations: Any)
     assert all(after - before <= 3 * span / 900 + 1 for before, after in itertools.pairwise(shown))
 
 
-def test_the_validation_interval_keeps_its_multiples(store: FileStatsStore) -> None:
+def test_the_validation_interval_keeps_its_multiples(store: LogStatsStore) -> None:
     """With or without subsampling."""
     store.store_validation_iteration_scores(RUN, single(*((i, i / 10) for i in range(0, 100, 5))))
     for subsample in (False, True):
@@ -358,7 +371,7 @@ def test_the_validation_interval_keeps_its_multiples(store: FileStatsStore) -> N
         assert [iteration for iteration, _ in kept] == [0, 20, 40, 60, 80]
 
 
-def test_scores_can_be_subsampled_without_an_interval(store: FileStatsStore) -> None:
+def test_scores_can_be_subsampled_without_an_interval(store: LogStatsStore) -> None:
     """Without one, the points' own distance is the step's unit."""
     store.store_validation_iteration_scores(RUN, single(*((i * 10, 0.5) for i in range(1500))))
     iterations = [iteration for iteration, _ in stored_scores(store, subsample=True)]
@@ -368,7 +381,7 @@ def test_scores_can_be_subsampled_without_an_interval(store: FileStatsStore) -> 
 
 
 @pytest.mark.parametrize("interval", [0, -5])
-def test_an_interval_below_one_is_refused(store: FileStatsStore, interval: int) -> None:
+def test_an_interval_below_one_is_refused(store: LogStatsStore, interval: int) -> None:
     """There are no multiples to keep."""
     with pytest.raises(ValueError, match="validation_interval"):
         store.retrieve_validation_iteration_scores(RUN, validation_interval=interval)
