@@ -143,9 +143,9 @@ class MongoViews:
         from eventstore.storage.mongo import answered
 
         with answered(self.address):
-            if self._checkpoints.find_one({"_id": _CHECKPOINT}, {"_id": 1}) is not None:
-                return []
-            return [name for name in COLLECTIONS if self.database[name].find_one({}, {"_id": 1}) is not None]
+            found = [name for name in COLLECTIONS if self.database[name].find_one({}, {"_id": 1}) is not None]
+            # In this order: the checkpoint is there before the first document of another process.
+            return found if self._checkpoints.find_one({"_id": _CHECKPOINT}, {"_id": 1}) is None else []
 
     def catch_up_if_possible(self, wanted: int) -> None:
         """Bring the collections to a position at least; a failure is logged, and the next call goes on."""
