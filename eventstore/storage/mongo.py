@@ -39,7 +39,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import split_options
 
-from eventstore.errors import StorageUnavailableError
+from eventstore.errors import StorageUnavailableError, UnsuitableStorageError
 from eventstore.storage.numbered import RefusedError, UnclearError
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ COLLECTION: Final = "event_log"
 _NOT_MONGODBS: Final = frozenset({"collection", "patience_seconds", "cache_bytes_max"})
 _HEAD: Final = -1
 _PART_BYTES: Final = 8 << 20
-_READ_BYTES: Final = 16 << 20
 _DEFAULTS: Final = {
     "appName": "dacapo-store",
     "connectTimeoutMS": "5000",
@@ -248,10 +247,33 @@ class MongoCommits:
         self.address = connection.address
         self._connection = connection
         self._name = name
-        self._is_checked = False
         self._is_alone: bool | None = None
         self._has_changes = True
         self._followers = threading.local()
+
+    def check(self) -> None:
+        """Refuse a collection that forgets, or in which ``_id`` need not be unique.
+
+        Raises:
+            UnsuitableStorageError: It is one, or the server does not let anybody in by this address.
+        """
+        found: list[Any] = []
+        try:
+            with self._asked():
+                found = list(self._connection.database.list_collections(filter={"name": self._name}))
+        except PermissionError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OperationFailure) or cause.code != _UNAUTHORIZED:
+                raise UnsuitableStorageError(str(error), path=self.address) from error
+            # A role that may do no more than append and read will do.
+        for each in found:
+            kind = "capped collection" if each.get("options", {}).get("capped") else each.get("type")
+            if kind not in (None, "collection"):
+                raise UnsuitableStorageError(
+                    f"{self.address}: {self._name} is a {kind}, which cannot keep a log. Name another "
+                    "collection (?collection=) or another database",
+                    path=self.address,
+                )
 
     def create(self, key: int, data: bytes) -> bool:
         """See ``CommitStore.create``."""
@@ -270,21 +292,15 @@ class MongoCommits:
             return True
 
     def read(self, key: int, count: int) -> Sequence[bytes]:
-        """See ``CommitStore.read``. Ends early rather than to hold much at once."""
+        """See ``CommitStore.read``."""
         found: list[bytes] = []
-        size = 0
         with self._asked():
-            if not self._is_checked:
-                self._check()
             wanted = {"_id": Int64(key)} if count == 1 else {"_id": {"$gte": Int64(key)}}
             with self._commits.find(wanted, sort=[("_id", 1)], limit=count) as documents:
                 for document in documents:
                     if not found and document["_id"] != key:
                         break
                     found.append(self._data(document))
-                    size += len(found[-1])
-                    if size >= _READ_BYTES:
-                        break
         return found
 
     def settle(self) -> None:
@@ -333,27 +349,6 @@ class MongoCommits:
     @property
     def _parts(self) -> Collection[Document]:
         return self._connection.collection(f"{self._name}_parts")
-
-    def _check(self) -> None:
-        """Refuse a collection that forgets, or in which ``_id`` is not unique.
-
-        Raises:
-            OSError: It is one.
-        """
-        try:
-            found = list(self._connection.database.list_collections(filter={"name": self._name}))
-        except OperationFailure as error:
-            if error.code != _UNAUTHORIZED:
-                raise
-            found = []  # a role that may do no more than append and read
-        for each in found:
-            kind = "capped collection" if each.get("options", {}).get("capped") else each.get("type")
-            if kind not in (None, "collection"):
-                raise OSError(
-                    f"{self.address}: {self._name} is a {kind}, which cannot keep a log. Name another "
-                    "collection (?collection=) or another database"
-                )
-        self._is_checked = True
 
     def _changes(self, seconds: float) -> CollectionChangeStream[Document]:
         pipeline: list[Document] = [

@@ -20,6 +20,7 @@ from eventstore import (
     EventLog,
     ExpectedVersionError,
     StorageUnavailableError,
+    UnsuitableStorageError,
     WriteRefusedError,
 )
 from eventstore.storage import mongo
@@ -163,7 +164,7 @@ def test_a_collection_that_cannot_keep_a_log_is_refused(
 ) -> None:
     listed = {"id": 0, "ns": "lab.$cmd", "firstBatch": [{"name": "event_log", **collection}]}
     _script(server, {"cursor": listed}, name="listCollections")
-    with pytest.raises(OSError, match="cannot keep a log"):
+    with pytest.raises(UnsuitableStorageError, match="cannot keep a log"):
         _open(server)
 
 
@@ -171,6 +172,15 @@ def test_a_role_that_may_not_list_collections_will_do(server: MongoServer) -> No
     _script(server, error(13, "Unauthorized", "not authorized"), name="listCollections")
     with _open(server) as log:
         log.append("s", [Event("A")])
+
+
+def test_more_commits_are_read_than_an_answer_holds(server: MongoServer, log: EventLog) -> None:
+    """A server gives 16 MB at a time, and nobody takes the end of an answer for the end of the log."""
+    for number in range(16):
+        log.append("s", [Event("A", {"number": number, "text": "x" * (5 << 20)})])
+    with _open(server) as again:
+        assert [event.data["number"] for event in again.read()] == list(range(16))
+    assert "getMore" in [name for name, _ in server.commands]
 
 
 def test_several_logs_can_be_in_one_database(server: MongoServer) -> None:
@@ -250,9 +260,13 @@ def test_a_refusal_is_told_at_once_and_the_log_goes_on(
 
 
 def test_a_server_that_does_not_let_one_in_is_not_asked_for_a_minute(server: MongoServer) -> None:
-    _script(server, error(18, "AuthenticationFailed", "Authentication failed."), name="find")
-    with pytest.raises(PermissionError, match="Authentication failed"):
+    refusal = error(18, "AuthenticationFailed", "Authentication failed.")
+    _script(server, refusal, name="listCollections")
+    with pytest.raises(UnsuitableStorageError, match="Authentication failed"):
         _open(server)
+    _script(server, refusal, name="find")
+    with pytest.raises(PermissionError, match="Authentication failed"):
+        EventLog.open(_address(server), read_only=True)
 
 
 def test_two_decide_on_the_same_state_and_one_wins(server: MongoServer, log: EventLog) -> None:
