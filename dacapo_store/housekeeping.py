@@ -105,7 +105,11 @@ def start(base: str | os.PathLike[str]) -> bool:
     command = [sys.executable, "-P", "-c", _PROGRAM, location.name, *places]
     try:
         subprocess.run(  # noqa: S603 - this very interpreter
-            ["/bin/sh", "-c", _DETACH, "sh", *command], check=True, cwd="/", start_new_session=True
+            ["/bin/sh", "-c", _DETACH, "sh", *command],
+            check=True,
+            cwd="/",
+            env={**os.environ, **location.secrets()},
+            start_new_session=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("Housekeeping of %s could not be started: %s", location.name, error)

@@ -77,6 +77,14 @@ class Location:
         """Whether the log is in a MongoDB database, which then shows what is in view, too."""
         return not self.is_local and self.name.startswith(("mongodb://", "mongodb+srv://"))
 
+    def secrets(self) -> dict[str, str]:
+        """What the environment of a process that is started for this base must say beside its address."""
+        if not self.is_in_mongodb:
+            return {}
+        from eventstore.storage.mongo import secrets_of
+
+        return secrets_of(self.name)
+
     def inside(self, name: str) -> str | Path:
         """The location of a store on this base, such as ``configs``."""
         if self.is_local:

@@ -60,6 +60,10 @@ def _folder_of(address: str) -> Path:
     )
 
 
+def _made(store: type[_MongoStore], db_host: str, db_name: str, how: dict[str, Any]) -> _MongoStore:
+    return store(db_host, db_name, **how)
+
+
 class _MongoStore:
     """What both stores know of their database.
 
@@ -91,6 +95,7 @@ class _MongoStore:
     ) -> None:
         self.db_host = db_host
         self.db_name = db_name
+        self._how = {"files": files, "read_only": read_only, "as_of": as_of}
         address = base_address(db_host, db_name, files)
         self._base = Base.at(address, read_only=read_only, as_of=as_of)
         if self._base.present.log.next_position == 0 and self._mongo.foreign_collections():
@@ -99,6 +104,10 @@ class _MongoStore:
                 "written, and nothing of these stores: bring them in with "
                 "`dacapo-store import --from-mongo`. Nothing was changed"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A store travels to another process as what it was made of, a password included."""
+        return _made, (type(self), self.db_host, self.db_name, self._how)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._mongo.address!r})"

@@ -60,9 +60,12 @@ __all__ = [
     "answered",
     "database_address",
     "open_store",
+    "secrets_of",
 ]
 
 COLLECTION: Final = "event_log"
+PASSWORD_VARIABLE: Final = "MONGODB_PASSWORD"  # noqa: S105 - its name
+"""The environment variable with the password of the user that an address names."""
 
 _NOT_MONGODBS: Final = frozenset({"collection", "patience_seconds", "cache_bytes_max"})
 _HEAD: Final = -1
@@ -116,16 +119,29 @@ def open_store(location: str, *, options: Mapping[str, str], read_only: bool) ->
 def database_address(host: str, name: str) -> str:
     """The address of a database on a server that is given as MongoDB's own clients take it.
 
+    A password in it does not stand in the address, which is shown and cited: it is kept in this process.
+
     Args:
         host: ``localhost``, ``host:port``, or a connection string.
         name: The database.
     """
     parts = urlsplit(host if "://" in host else f"mongodb://{host}")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if "@" in parts.netloc and "authsource" not in map(str.lower, query):
+    user, _, hosts = parts.netloc.rpartition("@")
+    if user and "authsource" not in map(str.lower, query):
         # Without a word, a connection string's database is where its user is known.
         query["authSource"] = unquote(parts.path.strip("/")) or "admin"
-    return urlunsplit(parts._replace(path=f"/{quote(name, safe='')}", query=urlencode(query)))
+    user, _, password = user.partition(":")
+    netloc = f"{user}@{hosts}" if user else hosts
+    if password:
+        _passwords[netloc] = unquote(password)
+    return urlunsplit(parts._replace(netloc=netloc, path=f"/{quote(name, safe='')}", query=urlencode(query)))
+
+
+def secrets_of(address: str) -> dict[str, str]:
+    """What the environment of a process must say, beside the address, to be let in as this process is."""
+    password = _passwords.get(urlsplit(address).netloc)
+    return {} if password is None else {PASSWORD_VARIABLE: password}
 
 
 @contextlib.contextmanager
@@ -166,15 +182,23 @@ class Connection:
             raise ValueError(f"{self.address} names no database: expected {parts.scheme}://host/database")
         given = {**dict(parse_qsl(parts.query)), **(options or {})}
         lower = {name.lower() for name in given}
+        if parts.password is not None or "tlscertificatekeyfilepassword" in lower:
+            raise ValueError(
+                f"{self.address}: an address has no password in it, because addresses are shown and cited. "
+                f"Give that of the user in {PASSWORD_VARIABLE}"
+            )
         query = urlencode({**{k: v for k, v in _DEFAULTS.items() if k.lower() not in lower}, **given})
         try:
             split_options(query, warn=False)
         except (PyMongoError, ValueError) as error:
             raise ValueError(f"{self.address}: {error}") from error
-        self._uri = urlunsplit(parts._replace(query=query))
+        self._user = unquote(parts.username) if parts.username else None
+        self._password = _passwords.get(parts.netloc) or os.environ.get(PASSWORD_VARIABLE)
+        self._uri = urlunsplit(parts._replace(netloc=hosts, query=query))
+        self._key = (self._uri, self._user, self._password)
         self._open = True
         with _lock:
-            _users[self._uri] = _users.get(self._uri, 0) + 1
+            _users[self._key] = _users.get(self._key, 0) + 1
 
     @classmethod
     def at(cls, address: str) -> Connection:
@@ -191,13 +215,18 @@ class Connection:
             ValueError: The address is not one that pymongo can use.
         """
         with _lock:
-            client = _clients.get(self._uri)
+            client = _clients.get(self._key)
             if client is None:
                 try:
-                    client = MongoClient(self._uri, retryWrites=False)
+                    client = MongoClient(
+                        self._uri,
+                        retryWrites=False,
+                        username=self._user,
+                        password=self._password if self._user else None,
+                    )
                 except (ConfigurationError, ValueError) as error:
                     raise ValueError(f"{self.address}: {error}") from error
-                _clients[self._uri] = client
+                _clients[self._key] = client
             return client
 
     @property
@@ -226,8 +255,8 @@ class Connection:
             if not self._open:
                 return
             self._open = False
-            _users[self._uri] -= 1
-            client = None if _users[self._uri] else _clients.pop(self._uri, None)
+            _users[self._key] -= 1
+            client = None if _users[self._key] else _clients.pop(self._key, None)
         if client is not None:
             client.close()
 
@@ -420,9 +449,11 @@ def _parts_of(digest: str) -> Document:
     return {"_id": {"$gte": f"{digest}/", "$lt": f"{digest}0"}}
 
 
+_Key = tuple[str, str | None, str | None]
 _lock = threading.Lock()
-_clients: dict[str, MongoClient[Document]] = {}
-_users: dict[str, int] = {}
+_clients: dict[_Key, MongoClient[Document]] = {}
+_users: dict[_Key, int] = {}
+_passwords: dict[str, str] = {}
 _inherited: list[Any] = []
 
 

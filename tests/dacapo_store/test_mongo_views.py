@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -434,6 +435,14 @@ def test_a_store_made_by_itself_sees_the_same_history(mongodb: Mongo, tmp_path: 
     past = MongoConfigStore(*mongodb, as_of=0)
     assert past.retrieve_task_config_names() == []
     assert past.tasks.count_documents({}) == 1
+
+
+def test_a_store_travels_to_another_process(mongodb: Mongo, tmp_path: Path) -> None:
+    store = MongoConfigStore(*mongodb, files=tmp_path, read_only=False)
+    store.store_task_config({"name": "x"})
+    again = pickle.loads(pickle.dumps(store))
+    assert again.retrieve_task_config_names() == ["x"]
+    assert again._base is store._base
 
 
 def test_a_place_of_another_database_is_refused(configs: MongoConfigStore) -> None:
