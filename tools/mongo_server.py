@@ -193,7 +193,10 @@ class MongoServer:
             return self._getMore(command)
         with self.data.news:
             if number is None:
-                return dict(handler(command))
+                try:
+                    return dict(handler(command))
+                except (mongomock.OperationFailure, NotImplementedError) as problem:
+                    return error(238, "NotImplemented", f"mongomock: {problem}")
             # A retried write is recognised by its number, and answered as it was before.
             key = (bytes(command["lsid"]["id"]), int(number))
             if key not in self.data.answered:

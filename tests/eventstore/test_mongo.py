@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -388,6 +391,45 @@ def _all_at_once(*targets: Callable[[], object]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+_WRITER = """
+import sys
+from eventstore import Event, EventLog
+log = EventLog.open(sys.argv[1])
+for number in range(1_000_000):
+    text = f"{sys.argv[2]}.{number}"
+    commit = log.append("s" if number % 2 else sys.argv[2], [Event("A", {"text": text})])
+    print(commit.first_position, text, flush=True)
+"""
+
+
+def test_of_writers_that_are_killed_everything_acknowledged_is_there(server: MongoServer) -> None:
+    acknowledged: dict[int, str] = {}
+    for life in range(3):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", _WRITER, _address(server), f"{life}.{number}"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(3)
+        ]
+        lines: list[str] = []
+        for writer in writers:
+            assert writer.stdout is not None
+            lines += itertools.islice(writer.stdout, 5)
+        for writer in writers:
+            writer.kill()
+            lines += writer.communicate()[0].splitlines(keepends=True)
+        # The last line of a killed process may be half a line.
+        for position, text in (line.split() for line in lines if line.endswith("\n")):
+            acknowledged[int(position)] = text
+    with _open(server) as log:
+        there = [event.data["text"] for event in log.read()]
+        assert {position: there[position] for position in acknowledged} == acknowledged
+        assert len(set(there)) == len(there)
+        assert log.verify().ok
 
 
 # --- commits that are larger than a document
