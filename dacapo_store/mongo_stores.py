@@ -102,7 +102,7 @@ class _MongoStore:
             raise UnimportedDatabaseError(
                 f"the database {self._mongo.address} holds configs or stats that DaCapo's own stores have "
                 "written, and nothing of these stores: bring them in with "
-                "`dacapo-store import --from-mongo`. Nothing was changed"
+                "`dacapo-store import --from-mongo`. Nothing of it was changed"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

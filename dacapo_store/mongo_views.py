@@ -28,7 +28,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +61,7 @@ COLLECTIONS: Final = (*KINDS, "training_stats", "validation_scores")
 _CHECKPOINT: Final = "dacapo"
 _FORMAT: Final = 1
 _SILENCE_SECONDS: Final = 30.0
+_SIGN_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.5
 _OPERATIONS_MAX: Final = 1000
 _EVENTS_MAX: Final = 200
@@ -118,6 +119,8 @@ class MongoViews:
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._position = 0
         self._heard: tuple[Any, Any, float] = (None, None, 0.0)
+        self._owed: int | None = None
+        self._sign_at = 0.0
         self._is_off = self._read_only
 
     @property
@@ -164,6 +167,7 @@ class MongoViews:
         with self._turn:
             if self._is_off or self._position >= wanted:
                 return
+            self._settle_debt()
             checkpoint = self._take(wanted)
             if checkpoint is not None:
                 self._work(checkpoint)
@@ -190,19 +194,27 @@ class MongoViews:
             while (checkpoint := self._take(0)) is None:
                 time.sleep(_PAUSE_SECONDS)
             self._is_off = False
-            made = (*COLLECTIONS, CHECKPOINTS)
-            for name in made:
-                self.database.drop_collection(f"{_NEW}{name}")
-            self._make_indexes(_NEW)
-            position = self._apply_all(_Fold(self._connection, _NEW))
-            for name in COLLECTIONS:
-                self.database[f"{_NEW}{name}"].rename(name, dropTarget=True)
-            self._keep_cuts()
-            shown = {"position": position, "log_id": self._log.log_id.hex()}
-            # From here on they are kept up as ever; a crash before this line is mended by a repetition.
-            self._note(shown, {})
+            try:
+                shown = self._rebuilt()
+                # From here on they are kept up as ever; a crash before this is mended by a repetition.
+                self._note(shown, {})
+            except BaseException:
+                self._owed = int(checkpoint["position"])
+                self._settle_debt_if_possible()
+                raise
             self._work({**checkpoint, **shown})
             return self._position
+
+    def _rebuilt(self) -> Document:
+        """Make new collections and put them in their place; gives what the checkpoint says of them."""
+        for name in (*COLLECTIONS, CHECKPOINTS):
+            self.database.drop_collection(f"{_NEW}{name}")
+        self._make_indexes(_NEW)
+        position = self._apply_all(_Fold(self._connection, _NEW, self._show_life))
+        for name in COLLECTIONS:
+            self.database[f"{_NEW}{name}"].rename(name, dropTarget=True)
+        self._keep_cuts()
+        return {"position": position, "log_id": self._log.log_id.hex()}
 
     # --- who is at it
 
@@ -275,7 +287,7 @@ class MongoViews:
         """Apply what is new until nothing more is wanted, and give the work back."""
         begun = position = int(checkpoint["position"])
         if checkpoint["log_id"] != self._log.log_id.hex():
-            self._give_back({})
+            self._note({"owner": None}, {})
             self._is_off = True
             logger.warning(
                 "the collections of %s show another log than the one that is there: make them anew with "
@@ -283,7 +295,7 @@ class MongoViews:
                 self.address,
             )
             return
-        fold = _Fold(self._connection, "")
+        fold = _Fold(self._connection, "", self._show_life)
         stuck_at = -1
         try:
             while True:
@@ -301,12 +313,40 @@ class MongoViews:
                     return
                 if position == stuck_at:
                     # What is wanted is not in the log: the wish is that of one that was lost.
-                    self._give_back({"wanted": position})
+                    self._note({"owner": None, "wanted": position}, {})
                     return
                 stuck_at = position
         except BaseException:
-            self._give_back({})
+            self._owed = begun
+            self._settle_debt_if_possible()
             raise
+
+    def _settle_debt(self) -> None:
+        """Who failed gives the work back; if another has taken it over meanwhile, harm may have been done."""
+        if self._owed is not None:
+            if not self._note({"owner": None}, {}):
+                self._set_back(self._owed)
+            self._owed = None
+
+    def _settle_debt_if_possible(self) -> None:
+        from eventstore.storage.mongo import PyMongoError
+
+        try:
+            self._settle_debt()
+        except PyMongoError as error:
+            logger.debug("the work on %s is given back by the next call: %s", self.address, error)
+
+    def _show_life(self) -> None:
+        """Called again and again in long work.
+
+        Raises:
+            BlockingIOError: Another process took this one for dead, and has taken over.
+        """
+        now = time.monotonic()
+        if now - self._sign_at > _SIGN_SECONDS:
+            self._sign_at = now
+            if not self._note({}, {}):
+                raise BlockingIOError(f"another process is at the collections of {self.address}: try again")
 
     def _end_of_log(self) -> int:
         """Up to here the log is known to survive whatever happens to the database."""
@@ -321,14 +361,6 @@ class MongoViews:
         mine = {"_id": _CHECKPOINT, "owner": self._owner, **condition}
         return bool(self._checkpoints.update_one(mine, change).matched_count)
 
-    def _give_back(self, values: Document) -> None:
-        from eventstore.storage.mongo import PyMongoError
-
-        try:
-            self._note({"owner": None, **values}, {})
-        except PyMongoError as error:
-            logger.debug("the work on %s is given back by the next call: %s", self.address, error)
-
     def _set_back(self, position: int) -> None:
         self._position = 0
         self._checkpoints.update_one({"_id": _CHECKPOINT}, {"$min": {"position": position}})
@@ -337,8 +369,6 @@ class MongoViews:
         position, end = 0, self._end_of_log()
         while position < end:
             position = self._apply_some(fold, position, end)
-            if not self._note({}, {}):
-                raise BlockingIOError(f"another process is at the collections of {self.address}: try again")
         return position
 
     def _apply_some(self, fold: _Fold, position: int, end: int) -> int:
@@ -364,13 +394,16 @@ class _Fold:
     Args:
         connection: The database.
         prefix: What stands in front of the collections' names.
+        show_life: To be called every now and then.
     """
 
-    def __init__(self, connection: Connection, prefix: str) -> None:
+    def __init__(self, connection: Connection, prefix: str, show_life: Callable[[], None]) -> None:
         self._connection = connection
         self._prefix = prefix
+        self._show_life = show_life
 
     def apply(self, event: RecordedEvent) -> None:
+        self._show_life()
         match EVENT_TYPES.decode(event):
             case ConfigStored(kind=kind, name=name, document=document):
                 self._store_config(kind, name, document)
@@ -419,6 +452,7 @@ class _Fold:
             {**each, "run_name": run} for each in documents if below is None or each["iteration"] < below
         )
         for some in _batched(shown):
+            self._show_life()
             last = {each["iteration"]: each for each in some}
             self._collection(name).bulk_write(
                 [

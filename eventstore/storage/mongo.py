@@ -95,8 +95,9 @@ _REFUSALS: Final = frozenset(
         14031,  # OutOfDiskSpace
     }
 )
-_NO_CHANGE_STREAMS: Final = frozenset({13, 40573, 59, 9, 40324, 303})
 _UNAUTHORIZED: Final = 13
+# No replica set; a stage or a command that is not known, as on servers that only resemble MongoDB; no right.
+_NO_CHANGE_STREAMS: Final = frozenset({_UNAUTHORIZED, 40573, 40324, 59, 9, 303})
 
 
 def open_store(location: str, *, options: Mapping[str, str], read_only: bool) -> MongoCommits:
@@ -337,13 +338,16 @@ class MongoCommits:
 
         It does so before it answers a journaled write, also to one that changes nothing.
         """
-        with self._asked():
-            if self._is_alone is None:
-                hello = self._connection.client.admin.command("hello")
-                self._is_alone = "setName" not in hello and hello.get("msg") != "isdbgrid"
-            if self._is_alone:
-                with contextlib.suppress(DuplicateKeyError):
-                    self._commits.insert_one({"_id": Int64(_HEAD)})
+        try:
+            with self._asked():
+                if self._is_alone is None:
+                    hello = self._connection.client.admin.command("hello")
+                    self._is_alone = "setName" not in hello and hello.get("msg") != "isdbgrid"
+                if self._is_alone:
+                    with contextlib.suppress(DuplicateKeyError):
+                        self._commits.insert_one({"_id": Int64(_HEAD)})
+        except PermissionError as error:
+            raise UnclearError(str(error)) from error
 
     def wait(self, seconds: float) -> bool:
         """Listen to a change stream, where the server has them; otherwise wait without looking."""

@@ -304,6 +304,55 @@ def _begun(run: str, keeps_below: int) -> Any:
     return TrainingEpochBegun(run=run, epoch=1, keeps_below=keeps_below)
 
 
+def test_long_work_shows_life_and_ends_when_it_is_anothers(
+    stats: MongoStatsStore,
+    views: MongoViews,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And what it has done until then is done again."""
+    stats.store_training_stats("r", losses((0, 1.0)))
+    before = checkpoint(views)["beat"]
+    monkeypatch.setattr(mongo_views, "_SIGN_SECONDS", -1.0)
+    monkeypatch.setattr(mongo_views, "_OPERATIONS_MAX", 2)
+    stats.store_training_stats("r", losses(*((iteration, 1.0) for iteration in range(6))))
+    assert checkpoint(views)["beat"] >= before + 5
+    record = mongo_views._Fold._record
+
+    def lose_it(self: Any, *arguments: Any) -> None:
+        record(self, *arguments)
+        views.database[CHECKPOINTS].update_one({"_id": "dacapo"}, {"$set": {"owner": None, "position": 99}})
+        self._show_life()
+
+    with monkeypatch.context() as lost:
+        lost.setattr(mongo_views._Fold, "_record", lose_it)
+        stats.store_training_stats("r", losses(*((iteration, 1.0) for iteration in range(7))))
+    assert "another process is at the collections" in caplog.text
+    assert checkpoint(views)["position"] == 2
+    stats.store_training_stats("r", losses(*((iteration, 1.0) for iteration in range(8))))
+    assert shown(stats) == in_view(stats)
+
+
+def test_a_debt_is_settled_when_the_database_answers_again(
+    stats: MongoStatsStore, views: MongoViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed, could not give the work back, and another took over: the next call sets it back."""
+    from pymongo.errors import AutoReconnect
+
+    stats.store_training_stats("r", losses((0, 1.0)))
+
+    def gone(*_: Any) -> Any:
+        raise AutoReconnect("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mongo_views._Fold, "apply", gone)
+        broken.setattr(MongoViews, "_note", gone)
+        stats.store_training_stats("r", losses((0, 1.0), (1, 2.0)))
+    views.database[CHECKPOINTS].update_one({"_id": "dacapo"}, {"$set": {"owner": None, "position": 2}})
+    stats.store_training_stats("r", losses((0, 1.0), (1, 2.0), (2, 3.0)))
+    assert shown(stats) == in_view(stats)
+
+
 # --- failures
 
 

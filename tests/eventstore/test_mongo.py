@@ -339,6 +339,10 @@ def test_what_was_read_is_durable_on_a_server_without_a_majority(
     assert len(written) == ("replicaSet" not in server.uri)
     assert all(command["writeConcern"]["j"] for command in written)
     assert engine.read(-1, 2) == [b"head"]
+    if written:
+        _script(server, error(13, "Unauthorized", "no"))
+        with pytest.raises(UnclearError):
+            engine.settle()
 
 
 @settings(max_examples=5, deadline=None)
