@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl
 
 from eventstore.model import Progress, Verdict, no_progress
 from eventstore.storage.local import SEGMENT_BYTES_MAX, LocalStorage
@@ -47,6 +47,7 @@ _ENGINES: Final = {
     "az": Engine("eventstore.storage.objects", has_folders=True),
     "mongodb": Engine("eventstore.storage.mongo", has_folders=False),
     "mongodb+srv": Engine("eventstore.storage.mongo", has_folders=False),
+    "postgresql": Engine("eventstore.storage.postgres", has_folders=False),
 }
 
 
@@ -73,15 +74,21 @@ class Address(NamedTuple):
         scheme, _, _ = address.partition("://")
         if scheme.lower() not in _ENGINES:
             known = ", ".join(f"{name}://" for name in _ENGINES)
+            # The address is not shown: it may have a password in it.
             raise ValueError(
-                f"{address!r} is not known: expected a path, or an address that begins with one of {known}"
+                f"{scheme}:// is not known: expected a path, or an address that begins with one of {known}"
             )
-        parts = urlsplit(address)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        location = urlunsplit(parts._replace(scheme=scheme.lower(), query="", fragment=""))
+        location, _, query = address.partition("#")[0].partition("?")
+        try:
+            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        except ValueError:
+            raise ValueError(
+                "behind its '?' an address has name=value&name=value, with special characters as %xx"
+            ) from None
+        location = f"{scheme.lower()}://{location.partition('://')[2].rstrip('/')}"
         if scheme.lower() == "shared":
             location = f"shared://{folder_of(location)}"
-        return cls(scheme.lower(), location.rstrip("/"), options)
+        return cls(scheme.lower(), location, options)
 
     @property
     def folder(self) -> Path | None:

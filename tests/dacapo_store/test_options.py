@@ -195,7 +195,7 @@ def test_an_empty_file_means_defaults(text: str) -> None:
         ("runs_base_dir:", r"dacapo.yaml: option runs_base_dir must be a path, not None"),
         ("runs_base_dir: ''", r"dacapo.yaml: option runs_base_dir must be a path, not ''"),
         ("runs_base_dir: [a]", r"dacapo.yaml: option runs_base_dir must be a path"),
-        ("runs_base_dir: ftp://b/k", r"option runs_base_dir: 'ftp://b/k' is not known: expected a path"),
+        ("runs_base_dir: ftp://b/k", r"option runs_base_dir: ftp:// is not known: expected a path"),
         ("compute_context: LocalTorch", r"option compute_context must be a mapping, not 'LocalTorch'"),
         ("mongo_db_host: 1", r"option mongo_db_host must be text or nothing, not 1"),
         ("mongo_db_name: [a]", r"option mongo_db_name must be text or nothing"),
