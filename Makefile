@@ -10,10 +10,10 @@ READY := .venv/ready
 READY_BENCH := .venv-bench/ready
 READY_UPSTREAM := .venv-upstream/ready
 
-.PHONY: help setup test test-ceph demo torture bench check lint types law docs compat upstream kills format clean
+.PHONY: help setup test test-ceph test-postgres demo torture bench check lint types law docs compat upstream kills format clean
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the environment in .venv (each other target does so by itself)
 
@@ -25,6 +25,10 @@ test: $(READY)  ## Run the tests
 
 test-ceph: $(READY)  ## Run the log on a real Ceph, of which parts are killed (needs Debian's packages of it)
 	@DACAPO_STORE_CEPH=1 $(BIN)/python -m pytest tests/ceph
+
+test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server, on one of their own
+	@$(BIN)/python -m tools.postgres true  # says what is to be installed
+	@$(BIN)/python -m pytest tests/postgres
 
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo
