@@ -31,6 +31,7 @@ except ModuleNotFoundError as error:
     ) from error
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ TABLE: Final = "event_log"
 _HEAD: Final = -1
 _GUARD: Final = "event_log_append_only"
 _NAME_BYTES_MAX: Final = 63
-_ROW_BYTES_MAX: Final = 1_000_000_000
+_ROW_BYTES_MAX: Final = 500_000_000
 _READ_BYTES: Final = 16 << 20
 _CONNECT_SECONDS: Final = 10
 _SILENCE_SECONDS: Final = 20.0
@@ -245,25 +246,13 @@ class PostgresTable:
     # --- one request
 
     def _insert(self, key: int, data: bytes) -> bool:
-        with self._connected() as session:
+        with self._connected() as session, psycopg.ClientCursor(session) as cursor:
             session.warnings.clear()
-            problem: psycopg.Error | None = None
-            try:
-                # The notification is a transaction of its own: in the commit's it would make all logs of
-                # the server wait for each other's flush. In a pipeline it costs no round trip.
-                with session.pipeline() as pipeline:
-                    try:
-                        made = session.execute(self._statements.insert, (key, data))
-                        pipeline.sync()
-                        session.execute(self._statements.notify)
-                    except psycopg.Error as error:  # left to itself, the pipeline would log its own end
-                        problem = error
-            except psycopg.Error as error:
-                problem = problem or error
-            if problem is not None:
-                raise problem
+            cursor.execute(self._statements.insert, (key, data))
+            cursor.nextset()  # behind that of BEGIN
+            is_made = cursor.rowcount == 1
             self._check_warnings(session)
-            return made.rowcount == 1
+            return is_made
 
     def _check_warnings(self, session: _Session) -> None:
         if session.warnings:
@@ -279,7 +268,9 @@ class PostgresTable:
             try:
                 yield self._session
             except BaseException as error:
-                if not isinstance(error, psycopg.Error) or error.sqlstate is None or self._session.broken:
+                # An insert that failed leaves its transaction open, which a new connection ends as well.
+                is_idle = self._session.info.transaction_status == TransactionStatus.IDLE
+                if not isinstance(error, psycopg.Error) or error.sqlstate is None or not is_idle:
                     self._drop()
                 raise
 
@@ -395,8 +386,12 @@ class _Statements:
             SELECT current_setting('fsync'), current_setting('full_page_writes'),
                    (SELECT relpersistence FROM pg_class WHERE oid = to_regclass(%s))
         """
-        self.insert = self._of("INSERT INTO {table} VALUES (%s, %s) ON CONFLICT (position) DO NOTHING")
-        self.notify = self._of("SELECT pg_notify({channel}, '')")
+        # One message, one round trip, two transactions: in the commit's, the notification would make all
+        # logs of the server wait for each other's flush.
+        self.insert = self._of("""
+            BEGIN; INSERT INTO {table} VALUES (%s, %s) ON CONFLICT (position) DO NOTHING; COMMIT;
+            SELECT pg_notify({channel}, '')
+        """)
         self.read = self._of("""
             SELECT position, data
             FROM (SELECT position, data, sum(length(data)) OVER (ORDER BY position) - length(data) AS before
