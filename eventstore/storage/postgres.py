@@ -248,7 +248,13 @@ class PostgresTable:
     def _insert(self, key: int, data: bytes) -> bool:
         with self._connected() as session, psycopg.ClientCursor(session) as cursor:
             session.warnings.clear()
-            cursor.execute(self._statements.insert, (key, data))
+            try:
+                cursor.execute(self._statements.insert, (key, data))
+            except psycopg.Error as error:
+                if session.info.transaction_status != TransactionStatus.INERROR:
+                    # It was not the insert that failed: the commit may be made.
+                    raise UnclearError(_text(error)) from error
+                raise
             cursor.nextset()  # behind that of BEGIN
             is_made = cursor.rowcount == 1
             self._check_warnings(session)

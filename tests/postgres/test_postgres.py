@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from eventstore import (
     CommitUnknownError,
@@ -27,7 +28,7 @@ from eventstore import (
     verify_log,
 )
 from eventstore.storage import postgres
-from eventstore.storage.numbered import NumberedStorage
+from eventstore.storage.numbered import NumberedStorage, UnclearError
 from eventstore.storage.postgres import PostgresTable, open_store
 from tools.postgres import PASSWORD, PostgresServer
 from tools.tcp_proxy import TcpProxy
@@ -433,6 +434,18 @@ def _fail_inserts(admin: psycopg.Connection[Any], table: str, state: str, times:
     admin.execute(
         f"CREATE TRIGGER failing BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_fails()"
     )
+
+
+def test_an_error_behind_the_commit_is_no_refusal(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's queue of notifications may be full; the row is there by then."""
+    store = _store(log)
+    text = store._statements.insert.as_string()
+    broken = sql.SQL(re.sub(r"SELECT pg_notify.*", "SELECT 1 / 0", text, flags=re.DOTALL))  # type: ignore[arg-type]
+    monkeypatch.setattr(store._statements, "insert", broken)
+    log.append("s", [Event("A")])
+    assert _types(log) == ["A"]
+    with pytest.raises(UnclearError, match="division by zero"):
+        store.create(1, b"")
 
 
 def test_a_table_that_is_gone_is_not_made_anew(
