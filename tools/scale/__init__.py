@@ -1,0 +1,1 @@
+"""How far one log goes: measured, simulated, and what it costs."""

@@ -1,0 +1,186 @@
+"""A discrete-event simulation of writers that win places in one log by creating numbered commits.
+
+It follows ``eventstore/storage/numbered/storage.py`` and ``group_commit.py`` step by step: one request at a
+time for each process, which carries all that has gathered; who loses looks, waits a little, reads on and
+tries the next place; who wins lets others in. Time passes in requests only: no processor is ever busy.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import statistics
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Final
+
+COMPANY_SECONDS: Final = 5.0
+WINS_MAX: Final = 64
+PAUSE_SECONDS: Final = 0.1
+SEGMENT_FROM: Final = 8
+COMMITS: Final = 1024
+"""As in ``eventstore.storage.numbered``; a test compares them."""
+
+_MANY: Final = 64
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How long requests take, and what they carry.
+
+    Attributes:
+        create_seconds: The median time of a request that creates.
+        read_seconds: The median time of a request that reads.
+        spread: The standard deviation of the logarithm of these times.
+        reads_many: Whether one request reads many commits, or one.
+        at_once: How many requests that read are made at once.
+    """
+
+    create_seconds: float
+    read_seconds: float
+    spread: float = 0.25
+    reads_many: bool = False
+    at_once: int = 16
+
+
+@dataclass
+class Outcome:
+    """What happened.
+
+    Attributes:
+        seconds: How long it was.
+        commits: Commits that were made, by each writer.
+        creates: Requests that create, of winners and losers.
+        reads: Requests that read.
+        waits: How long each append waited for its acknowledgement.
+    """
+
+    seconds: float
+    commits: list[int]
+    creates: int = 0
+    reads: int = 0
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def commit_rate(self) -> float:
+        """Commits a second of all writers together."""
+        return sum(self.commits) / self.seconds
+
+    @property
+    def append_rate(self) -> float:
+        """Acknowledged appends a second of all writers together."""
+        return len(self.waits) / self.seconds
+
+    def wait(self, share: float) -> float:
+        """The time within which this share of the appends was acknowledged; infinite if none was."""
+        if not self.waits:
+            return math.inf
+        return sorted(self.waits)[min(len(self.waits) - 1, int(share * len(self.waits)))]
+
+    @property
+    def median_wait(self) -> float:
+        """The time within which half of them were."""
+        return statistics.median(self.waits) if self.waits else math.inf
+
+
+_Steps = Generator[float, None, None]
+
+
+class _Simulation:
+    def __init__(self, engine: Engine, *, writers: int, seconds: float, every: float, seed: int) -> None:
+        self.engine = engine
+        self.every = every
+        self.dice = random.Random(seed)  # noqa: S311 - dice
+        self.now = 0.0
+        self.end = 0
+        self.outcome = Outcome(seconds, [0] * writers)
+        self._queue: list[tuple[float, int, _Steps]] = []
+        for writer in range(writers):
+            heapq.heappush(self._queue, (0.0, writer, self._writer(writer)))
+
+    def run(self) -> Outcome:
+        count = len(self._queue)
+        while self._queue:
+            self.now, _, steps = heapq.heappop(self._queue)
+            if self.now >= self.outcome.seconds:
+                break
+            pause = next(steps)
+            count += 1
+            heapq.heappush(self._queue, (self.now + pause, count, steps))
+        return self.outcome
+
+    def _time(self, median: float) -> float:
+        return median * math.exp(self.dice.gauss(0, self.engine.spread))
+
+    def _writer(self, writer: int) -> _Steps:
+        """One process: what comes each ``every`` seconds (0: at once) goes with the next commit."""
+        dice, outcome = self.dice, self.outcome
+        known, wins, won_at, seen, latency = 0, 0, 0.0, -math.inf, 0.0
+        due = dice.uniform(0, self.every)
+        while True:
+            if due > self.now:
+                yield due - self.now
+            while True:
+                pause = 0.0
+                if self.now - seen < COMPANY_SECONDS:
+                    pause = dice.uniform(0, 4 * latency) if wins else 0.0
+                elif wins >= WINS_MAX:
+                    pause, wins = 6 * latency, 0
+                pause = min(pause, PAUSE_SECONDS) - (self.now - won_at)
+                if pause > 0:
+                    yield pause
+                group_until, begun = self.now, self.now
+                outcome.creates += 1
+                yield self._time(self.engine.create_seconds) / 2
+                has_won = known == self.end
+                if has_won:
+                    self.end += 1
+                yield begun + 2 * (self.now - begun) - self.now  # back as long as there
+                latency = self.now - begun
+                if has_won:
+                    break
+                outcome.reads += 1
+                yield self._time(self.engine.read_seconds)
+                known, wins, seen = known + 1, 0, self.now
+                yield dice.uniform(0, min(latency, PAUSE_SECONDS))
+                known = yield from self._caught_up(known)
+            known, wins, won_at = known + 1, wins + 1, self.now
+            outcome.commits[writer] += 1
+            while due <= group_until:
+                outcome.waits.append(self.now - due)
+                due = due + self.every if self.every else self.now
+
+    def _caught_up(self, known: int) -> Generator[float, None, int]:
+        count = 2
+        while True:
+            if count >= SEGMENT_FROM and not self.engine.reads_many:
+                self.outcome.reads += 1
+                yield self._time(self.engine.read_seconds)
+                behind = (known // COMMITS + 1) * COMMITS
+                if behind <= self.end:
+                    known, count = behind, min(2 * count, _MANY)
+                    continue
+            requests = 1 if self.engine.reads_many else count
+            self.outcome.reads += requests
+            duration = math.ceil(requests / self.engine.at_once) * self._time(self.engine.read_seconds)
+            yield duration / 2
+            found = min(count, self.end - known)
+            yield duration / 2
+            known += found
+            if found < count:
+                return known
+            count = min(2 * count, _MANY)
+
+
+def simulated(engine: Engine, *, writers: int, seconds: float, every: float = 0.0, seed: int = 1) -> Outcome:
+    """Let writers append to one log for a while.
+
+    Args:
+        engine: The storage.
+        writers: How many processes.
+        seconds: For how long.
+        every: How often each of them has something to append, in seconds; 0: whenever it was acknowledged.
+        seed: Of the dice.
+    """
+    return _Simulation(engine, writers=writers, seconds=seconds, every=every, seed=seed).run()
