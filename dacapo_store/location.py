@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ class Location:
         named = options.pop("files", None)
         if not named and address.folder is None:
             raise ValueError(
-                f"{text} does not say where weights, arrays and snapshots lie: add ?files=/a/folder that "
-                "the hosts share (or a local one, where only configs and stats are used)"
+                f"{_without_user(address.location)} does not say where weights, arrays and snapshots lie: "
+                "add ?files=/a/folder that the hosts share (or a local one, where only configs and stats are "
+                "used)"
             )
         files = Path(named).expanduser().resolve() if named else address.folder
         assert files is not None
@@ -108,3 +110,8 @@ def store_location(given: str | os.PathLike[str], folder: str) -> str | os.PathL
     """The base of a store that is made on an address, where DaCapo's own would be ``<base>/<folder>``."""
     path, question, query = os.fspath(given).partition("?")
     return f"{path.rstrip('/').removesuffix(f'/{folder}')}{question}{query}"
+
+
+def _without_user(address: str) -> str:
+    """For errors: what stands in front of the host may hold a password."""
+    return re.sub(r"(?<=://)[^/]*@", "", address)

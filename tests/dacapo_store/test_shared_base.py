@@ -152,3 +152,11 @@ def test_rows_of_a_killed_process_are_adopted(address: str) -> None:
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
     assert FileStatsStore(f"{address}/stats").retrieve_training_stats("run_7").trained_until() == 7
+
+
+def test_an_address_that_says_too_little_is_refused_without_its_password() -> None:
+    """Errors end up in logs and in tickets."""
+    with pytest.raises(ValueError, match=r"files=/a/folder") as refused:
+        Location.of("mongodb://ada:hunter2@host/database")
+    assert "mongodb://host/database" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
