@@ -10,10 +10,10 @@ READY := .venv/ready
 READY_BENCH := .venv-bench/ready
 READY_UPSTREAM := .venv-upstream/ready
 
-.PHONY: help setup test test-ceph test-postgres demo torture bench check lint types law docs compat upstream kills format clean
+.PHONY: help setup test test-ceph test-postgres demo demo-distributed torture bench check lint types law docs compat upstream kills format clean
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the environment in .venv (each other target does so by itself)
 
@@ -32,6 +32,9 @@ test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server, on one 
 
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo
+
+demo-distributed: $(READY)  ## Two hosts, PostgreSQL between them, a line that is cut (wants root)
+	@$(BIN)/python -m tools.two_hosts
 
 torture: $(READY)  ## Kill, cut off, break, feed rubbish, at length; figures and page: docs/reliability.md
 	@status=0; $(BIN)/python -m tools.torture --long --out docs/reliability-data.json || status=$$?; \
