@@ -48,6 +48,10 @@ class PastBase(Base):
         """The read models as of the position."""
         return self._past_views
 
+    def append(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: the past does not change."""
+        self.require_writable()
+
     def append_to_streams(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: the past does not change."""
         self.require_writable()

@@ -16,10 +16,10 @@ def test_a_line_that_is_cut_loses_nothing() -> None:
     reason = MISSING if binaries() is None else unavailable()
     if reason is not None:
         pytest.skip(reason)
-    outcome = two_hosts.play(iterations=120, cut_seconds=3.0)
+    outcome = two_hosts.play(iterations=400, cut_seconds=3.0)
     assert outcome.failures == []
-    assert len(outcome.acknowledged) == 4
-    assert set(outcome.acknowledged.values()) == {120}
+    assert len(outcome.acknowledged) == len(outcome.during_cut) == 4
+    assert set(outcome.acknowledged.values()) == {400}
 
 
 def _seen(**changes: Any) -> dict[str, Any]:

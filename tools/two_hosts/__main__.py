@@ -58,7 +58,8 @@ class Training:
     def end(self) -> int:
         """Wait for its end; its exit status."""
         self._listener.join()
-        return self.process.wait()
+        with self.process as process:
+            return process.wait()
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Outcome:
     Attributes:
         acknowledged: The iterations that calls acknowledged, by run.
         seen: What each host sees at the end: position, chain value, and (count, last) of each run.
-        during_cut: By run, how many iterations were acknowledged while the line of the second host was cut.
+        during_cut: By run that had not ended, how many iterations were acknowledged while the line of the
+            second host was cut.
         failures: What was wrong.
     """
 
@@ -103,10 +105,12 @@ def play(*, iterations: int, cut_seconds: float) -> Outcome:
         print(f"the line of {second.name} is cut for {cut_seconds:g} s")
         second.cut()
         time.sleep(1.0)  # what was under way has arrived by then, or waits
-        before = {each.run: each.acknowledged for each in trainings}
+        before = {each.run: each.acknowledged for each in trainings if each.acknowledged < iterations}
         until = time.monotonic() + cut_seconds
         _tell_until(trainings, lambda: time.monotonic() >= until)
-        during_cut = {each.run: each.acknowledged - before[each.run] for each in trainings}
+        during_cut = {
+            each.run: each.acknowledged - before[each.run] for each in trainings if each.run in before
+        }
         print(f"the line of {second.name} is mended")
         second.mend()
         _tell_until(trainings, lambda: all(each.process.poll() is not None for each in trainings))
