@@ -82,7 +82,12 @@ def plot_runs(
         ModuleNotFoundError: matplotlib is not installed; ``pip install "dacapo-store[plot]"``.
         ValueError: None of the runs has this scalar or any score.
     """
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "drawing needs matplotlib: pip install 'dacapo-store[plot]'", name=error.name
+        ) from error
 
     curves = {run: _columns(query(_CURVE, {"run": run, "scalar": scalar})) for run in runs}
     curves = {run: curve for run, curve in curves.items() if len(curve["iteration"])}

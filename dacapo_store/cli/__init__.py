@@ -23,7 +23,8 @@ def main() -> None:
         app()
     except LogNotFoundError as error:
         _fail(error, EXIT_USAGE)
-    except (EventStoreError, DaCapoStoreError, OSError) as error:
+    except (EventStoreError, DaCapoStoreError, OSError, ModuleNotFoundError) as error:
+        # Of a package that is not installed the text says how to install it.
         _fail(error, EXIT_PROBLEM)
     except ValueError as error:
         _fail(error, EXIT_USAGE)

@@ -190,6 +190,14 @@ def test_a_plot_is_a_file(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_package_that_is_not_installed_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how to install it."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, output, errors = call("plot", "run_7", "--out", "curves.png")
+    assert (code, output) == (1, "")
+    assert errors == "dacapo-store: drawing needs matplotlib: pip install 'dacapo-store[plot]'\n"
+
+
 def test_tail_shows_the_last_rows_that_fit(call: Call) -> None:
     """And where to go on."""
     code, output, errors = call("tail", "run_8", "-n", "2")
