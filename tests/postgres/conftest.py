@@ -10,8 +10,6 @@ import pytest
 
 from tools.postgres import MISSING, PostgresServer, binaries
 
-pytest.register_assert_rewrite("eventstore.testing.contract")
-
 _tables = itertools.count()
 
 Address = Callable[..., str]
