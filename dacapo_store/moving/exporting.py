@@ -245,12 +245,18 @@ class _Exporter:
             except UnreadableError as error:
                 self.problems.append((place, str(error)))
                 return False
-            self._count(name, there=_holds(path, data))
-            if not self.dry_run and not _holds(path, data):
+            there = _holds(path, data)
+            self._count(name, there=there)
+            if not there and not self.dry_run:
                 files.make_directories(path.parent, like=self.target)
                 files.replace_bytes(path, data, like=self.target)
-                files.set_time(path, stamp_of(time))
+            self._date(path, time)
             return True
+
+    def _date(self, path: Path, time: datetime) -> None:
+        """Let a file look as old as its event; an export that was killed may not have come to that."""
+        if not self.dry_run:
+            files.set_time(path, stamp_of(time))
 
     def _count(self, name: str, *, there: bool) -> None:
         (self.known if there else self.exported)[name] += 1
@@ -292,8 +298,8 @@ class _Exporter:
                 there = copy.is_file() and copy.stat().st_size == size
                 if not there:
                     self._copy(Artifact(path, size, chunk_bytes, digest), place)
-                if not there and not self.link and not self.dry_run:
-                    files.set_time(copy, stamp_of(time))
+                if not self.link:
+                    self._date(copy, time)
                 self._count("weights", there=there)
             except FileNotFoundError:
                 self.problems.append((place, f"its file {path} is gone"))
@@ -325,7 +331,7 @@ class _Exporter:
         if not link.is_symlink() or str(link.readlink()) != leads_to:
             link.unlink(missing_ok=True)
             link.symlink_to(leads_to)
-            files.set_time(link, stamp_of(time))
+        self._date(link, time)
 
     def _write_container(self, container: Path, size: int) -> None:
         place = container.relative_to(self.base.path).as_posix()

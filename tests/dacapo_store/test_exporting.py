@@ -5,11 +5,11 @@ That DaCapo's own stores read it is shown where DaCapo is, in ``tests/upstream``
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import pickle
-import signal
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,7 @@ from dacapo_store.config_store import KINDS
 from dacapo_store.converter import documents_equal
 from dacapo_store.moving import export_base, import_base
 from eventstore import files
+from tests.dacapo_store.killing import killed_at
 from tests.dacapo_store.upstream_base import golden_base, tree, write_config, write_pickle, write_scores
 
 OWN = ("events/", "dacapo-store-export.json")
@@ -292,41 +293,15 @@ def test_a_damaged_payload_is_not_exported(base: Path, tmp_path: Path) -> None:
         assert not (tmp_path / how / place).exists()
 
 
-def killed_at(step: int, base: Path, target: Path) -> bool:
-    """Export in a forked child that kills itself in front of one of its writes."""
-    pid = os.fork()
-    if pid:
-        _, status = os.waitpid(pid, 0)
-        assert status in (0, signal.SIGKILL)
-        return status == signal.SIGKILL
-    status = 1
-    try:
-        steps = itertools.count()
-
-        def counted(call: Any) -> Any:
-            def counting(*arguments: Any, **options: Any) -> Any:
-                if next(steps) == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*arguments, **options)
-
-            return counting
-
-        for name in ("write", "sync_file", "rename", "make_directories"):
-            setattr(files, name, counted(getattr(files, name)))
-        export_base(base, target)
-        status = 0
-    finally:
-        os._exit(status)
-
-
 def test_an_export_that_was_killed_is_completed_by_the_next(base: Path, tmp_path: Path) -> None:
     """A real kill at steps all over it."""
     export_base(base, tmp_path / "whole")
     expected = content(tmp_path / "whole", times=True)
     kills = 0
-    for step in itertools.count(0, 5):
+    calls = [(files, name) for name in ("write", "sync_file", "rename", "make_directories")]
+    for step in itertools.count(0, 9):
         target = tmp_path / f"target_{step}"
-        if not killed_at(step, base, target):
+        if not killed_at(step, functools.partial(export_base, base, target), calls):
             break
         kills += 1
         assert export_base(base, target).problems == ()

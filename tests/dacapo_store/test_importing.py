@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import math
 import os
 import pickle
 import shutil
-import signal
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from dacapo_store.maintenance import plan_gc
 from dacapo_store.moving import MoveBusyError, import_base
 from dacapo_store.payloads import check_payloads
 from eventstore import EventLog, files
+from tests.dacapo_store.killing import killed_at
 from tests.dacapo_store.upstream_base import (
     START_NS,
     golden_base,
@@ -47,6 +48,7 @@ from tests.dacapo_store.upstream_base import (
     write_weights,
 )
 
+WRITES = [(files, name) for name in ("link", "write", "sync_file", "rename", "make_directories")]
 ALL = {
     "arrays": 4,
     "best weights": 6,
@@ -563,37 +565,6 @@ def test_progress_goes_from_nothing_to_all(source: Path) -> None:
     assert (done[0], done[-1]) == (0, told[0][1])
 
 
-def killed_at(step: int, source: Path, into: Path | None) -> bool:
-    """Import in a forked child that kills itself in front of, or behind, one of its writes."""
-    pid = os.fork()
-    if pid:
-        _, status = os.waitpid(pid, 0)
-        assert status in (0, signal.SIGKILL)
-        return status == signal.SIGKILL
-    status = 1
-    try:
-        steps = itertools.count()
-
-        def counted(call: Any) -> Any:
-            def counting(*arguments: Any, **options: Any) -> Any:
-                if next(steps) == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                outcome = call(*arguments, **options)
-                if next(steps) == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return outcome
-
-            return counting
-
-        for name in ("link", "write", "sync_file", "rename", "make_directories"):
-            setattr(files, name, counted(getattr(files, name)))
-        Base.append = counted(Base.append)  # type: ignore[method-assign]
-        import_base(source, into=into)
-        status = 0
-    finally:
-        os._exit(status)
-
-
 @pytest.mark.parametrize("where", ["in place", "elsewhere"])
 def test_an_import_that_was_killed_is_completed_by_the_next(tmp_path: Path, where: str) -> None:
     """A real kill at steps all over it; what is there afterwards is what one import makes."""
@@ -606,7 +577,8 @@ def test_an_import_that_was_killed_is_completed_by_the_next(tmp_path: Path, wher
         copy = tmp_path / f"copy_{step}"
         shutil.copytree(source, copy, symlinks=True)
         into = None if where == "in place" else tmp_path / f"into_{step}"
-        if not killed_at(step, copy, into):
+        work = functools.partial(import_base, copy, into=into)
+        if not killed_at(step, work, [*WRITES, (Base, "append")]):
             break
         kills += 1
         report = import_base(copy, into=into)
