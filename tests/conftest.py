@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # A failing check of a contract suite shows its values, as one in a test module does.
-pytest.register_assert_rewrite("eventstore.testing.contract")
+pytest.register_assert_rewrite("eventstore.testing.contract", "eventstore.testing.witness")
 
 # No deadlines: how long an example takes says something about the machine, not about the code.
 # Stateful and file tests are slow by nature, and fixtures such as tmp_path are made once a test.

@@ -22,13 +22,13 @@ from eventstore import (
     Event,
     EventLog,
     ExpectedVersionError,
-    StorageUnavailableError,
     UnsuitableStorageError,
     WriteRefusedError,
 )
 from eventstore.storage import mongo
 from eventstore.storage.mongo import Connection, MongoCommits, database_address, secrets_of
 from eventstore.storage.numbered import RefusedError, UnclearError
+from eventstore.testing.witness import Witness
 from tools.mongo_server import Fault, MongoServer, ReplicaSet, error
 
 _LARGE = "x" * (17 << 20)
@@ -354,23 +354,11 @@ def test_nothing_is_lost_and_nothing_is_there_twice(seed: int, share: float, pat
         faults = [*Fault, error(10107, "NotWritablePrimary", "not primary"), error(91, "Shutdown", "down")]
         logs = [_open(server, patience=patience) for _ in range(4)]
         server.intercept = lambda *_: dice.choice(faults) if dice.random() < share else None
-        acknowledged: list[tuple[int, str]] = []
-        unknown: list[tuple[CommitUnknownError, str]] = []
-
-        def write(log: EventLog, name: str) -> None:
-            for number in range(3):
-                text = f"{name}.{number}"
-                try:
-                    commit = log.append(name if number % 2 else "all", [Event("A", {"text": text})])
-                    acknowledged.append((commit.first_position, text))
-                except CommitUnknownError as caught:
-                    unknown.append((caught, text))
-                except StorageUnavailableError:
-                    pass  # nothing was written
+        witness = Witness()
 
         _all_at_once(
             *(
-                lambda log=log, name=f"{place}{half}": write(log, name)
+                lambda log=log, name=f"{place}{half}": witness.write(log, name, 3)
                 for place, log in enumerate(logs)
                 for half in "ab"
             )
@@ -380,13 +368,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(seed: int, share: float, pat
         for log in logs:
             log.close()
         with _open(server) as log:
-            log.append("last", [Event("A", {"text": "last"})])  # decides what was not decided
-            there = [event.data["text"] for event in log.read()]
-            assert len(set(there)) == len(there)
-            assert [there[position] for position, _ in acknowledged] == [text for _, text in acknowledged]
-            assert [log.resolve(each) is not None for each, _ in unknown] == [t in there for _, t in unknown]
-            assert set(there) <= {text for _, text in [*acknowledged, *unknown]} | {"last"}
-            assert log.verify().ok
+            witness.check(log)
 
 
 def _all_at_once(*targets: Callable[[], object]) -> None:

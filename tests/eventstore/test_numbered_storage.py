@@ -29,6 +29,7 @@ from eventstore.storage.numbered import NumberedStorage, RefusedError, UnclearEr
 from eventstore.storage.numbered.segments import COMMITS
 from eventstore.testing.commit_stores import FaultyCommitStore, MemoryCommitStore
 from eventstore.testing.contract import LogContract, OpenLog
+from eventstore.testing.witness import Witness
 
 
 class _MemoryContract(LogContract):
@@ -416,22 +417,10 @@ def test_nothing_is_lost_and_nothing_is_there_twice(
     _log(store).close()
     networks = [FaultyCommitStore(store, seed=seed + number, share=share) for number in range(4)]
     logs = [_opened(network, patience) for network in networks]
-    acknowledged: list[tuple[int, str]] = []
-    unknown: list[tuple[CommitUnknownError, str]] = []
-
-    def write(log: EventLog, name: str) -> None:
-        for number in range(6):
-            text = f"{name}.{number}"
-            try:
-                commit = log.append(name if number % 2 else "all", [Event("A", {"text": text})])
-                acknowledged.append((commit.first_position, text))
-            except CommitUnknownError as error:
-                unknown.append((error, text))
-            except StorageUnavailableError:
-                pass  # nothing was written
+    witness = Witness()
 
     threads = [
-        threading.Thread(target=write, args=(log, f"{place}{half}"))
+        threading.Thread(target=witness.write, args=(log, f"{place}{half}", 6))
         for (place, log), half in itertools.product(enumerate(logs), "ab")
     ]
     for thread in threads:
@@ -441,23 +430,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(
     for network in networks:
         network.arrive()
     with _log(store) as log:
-        log.append("last", [Event("A", {"text": "last"})])  # decides what was not decided
-        _check_everything(log, acknowledged, unknown)
-
-
-def _check_everything(
-    log: EventLog, acknowledged: list[tuple[int, str]], unknown: list[tuple[CommitUnknownError, str]]
-) -> None:
-    events = list(log.read())
-    there = [event.data["text"] for event in events]
-    assert len(set(there)) == len(there)
-    assert [there[position] for position, _ in acknowledged] == [text for _, text in acknowledged]
-    assert [log.resolve(error) is not None for error, _ in unknown] == [text in there for _, text in unknown]
-    assert set(there) <= {text for _, text in [*acknowledged, *unknown]} | {"last"}
-    assert log.verify().ok
-    for stream in {event.stream for event in events}:
-        versions = [event.stream_version for event in events if event.stream == stream]
-        assert versions == list(range(len(versions)))
+        witness.check(log)
 
 
 def _opened(network: FaultyCommitStore, patience: float) -> EventLog:

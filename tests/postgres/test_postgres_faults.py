@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from eventstore import (
-    CommitUnknownError,
     Event,
     EventLog,
     StorageUnavailableError,
@@ -23,6 +22,7 @@ from eventstore.storage.addresses import Address as ParsedAddress
 from eventstore.storage.numbered import NumberedStorage
 from eventstore.storage.postgres import PostgresTable, open_store
 from eventstore.testing.commit_stores import FaultyCommitStore
+from eventstore.testing.witness import Witness
 from tools.postgres import PASSWORD, PostgresServer
 from tools.tcp_proxy import TcpProxy
 
@@ -220,23 +220,14 @@ def test_requests_that_come_late_are_decided_by_the_table(
     store = tables()
     NumberedStorage(store, read_only=False)
     networks = [FaultyCommitStore(store, seed=seed + number, share=share) for number in range(3)]
-    acknowledged: list[tuple[int, str]] = []
-    unknown: list[tuple[CommitUnknownError, str]] = []
-
-    def write(name: str, network: FaultyCommitStore) -> None:
-        log = _opened(network, patience)
-        for number in range(5):
-            text = f"{name}.{number}"
-            try:
-                commit = log.append(name if number % 2 else "all", [Event("A", {"text": text})])
-                acknowledged.append((commit.first_position, text))
-            except CommitUnknownError as error:
-                unknown.append((error, text))
-            except StorageUnavailableError:
-                pass  # nothing was written
+    witness = Witness()
 
     threads = [
-        threading.Thread(target=write, args=(f"w{number}", network))
+        threading.Thread(
+            target=lambda number=number, network=network: witness.write(
+                _opened(network, patience), f"w{number}", 5
+            )
+        )
         for number, network in enumerate(networks)
     ]
     for thread in threads:
@@ -246,10 +237,7 @@ def test_requests_that_come_late_are_decided_by_the_table(
     for network in networks:
         network.arrive()
     log = EventLog(NumberedStorage(store, read_only=False))
-    log.append("last", [Event("A", {"text": "last"})])  # decides what was not decided
-    texts = _check(log, acknowledged)
-    assert [log.resolve(error) is not None for error, _ in unknown] == [text in texts for _, text in unknown]
-    assert set(texts) <= {text for _, text in [*acknowledged, *unknown]} | {"last"}
+    witness.check(log)
 
 
 def _opened(network: FaultyCommitStore, patience: float) -> EventLog:
