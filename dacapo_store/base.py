@@ -112,7 +112,7 @@ class Base:
         self.mongo = self._mongo_views()
         self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
         self.loggers: weakref.WeakSet[ScalarLogger] = weakref.WeakSet()
-        self._told: set[tuple[int, str | None]] = set()
+        self._told: set[tuple[int, str]] = set()
         self.settle_if_possible()
 
     @classmethod
@@ -230,21 +230,20 @@ class Base:
         """Append experiment events to one stream; see ``EventLog.append``.
 
         Args:
-            stream: As there, like ``expected`` and ``durability``.
+            stream: The stream to extend.
             events: Experiment events, or events of the log.
-            expected: See above.
-            durability: See above.
+            expected: What the caller decided on.
+            durability: What the append waits for.
             trains: The run that this process trains, if it does: its first event tells how the process
                 was started.
         """
         recorded = _as_events(events)
-        told = (os.getpid(), trains)
-        if trains is not None and told not in self._told and recorded:
-            process = process_record(os.getpid())
-            metadata = {**recorded[0].metadata, "process": process}
+        if trains is not None and recorded and (os.getpid(), trains) not in self._told:
+            metadata = {**recorded[0].metadata, "process": process_record(os.getpid())}
             recorded[0] = msgspec.structs.replace(recorded[0], metadata=metadata)
         commit = self.append_to_streams([StreamAppend(stream, recorded, expected)], durability=durability)
-        self._told.add(told)
+        if trains is not None:
+            self._told.add((os.getpid(), trains))
         return commit
 
     def append_to_streams(
@@ -256,7 +255,7 @@ class Base:
             [
                 StreamAppend(
                     part.stream,
-                    [_told(event, metadata) for event in part.events],
+                    [_with_metadata(event, metadata) for event in part.events],
                     part.expected,
                 )
                 for part in appends
@@ -380,7 +379,7 @@ def _at(path: str, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arg
     return Base.at(path, read_only=read_only)
 
 
-def _told(event: Event, metadata: SharedMetadata) -> Event:
+def _with_metadata(event: Event, metadata: SharedMetadata) -> Event:
     """The event with who and where; what it says itself comes first."""
     told = {**metadata, **event.metadata} if event.metadata else metadata
     return msgspec.structs.replace(event, metadata=told)

@@ -38,9 +38,12 @@ def test_what_looks_like_a_secret_is_left_out(given: list[str], shown: list[str]
 
 @pytest.fixture(autouse=True)
 def _looks_anew() -> Iterator[None]:
-    process_record.process_record.cache_clear()
+    remembered = (process_record.process_record, provenance._metadata, provenance._process_metadata)
+    for function in remembered:
+        function.cache_clear()
     yield
-    process_record.process_record.cache_clear()
+    for function in remembered:
+        function.cache_clear()
 
 
 def test_a_process_says_what_it_takes_to_repeat_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +82,8 @@ def test_a_deleted_directory_and_a_name_that_is_no_text_are_no_error(
     (tmp_path / "gone").rmdir()
     monkeypatch.setattr("sys.orig_argv", ["python", os.fsdecode(b"train-\xff.py")])
     monkeypatch.setattr("sys.argv", [os.fsdecode(b"train-\xff.py")])
-    provenance._process_metadata.cache_clear()
     store = FileStatsStore(tmp_path / "base" / "stats")
     store.store_training_stats("r", [TrainingIterationStats(0, loss=1.0)])
-    provenance._process_metadata.cache_clear()
     (process,) = dacapo_store.open(tmp_path / "base").run("r")["processes"]
     assert process["argv"] == ["python", "train-\ufffd.py"]
     assert "directory" not in process

@@ -144,7 +144,8 @@ def test_deleted_stats_are_gone_and_the_scores_are_not(stores: Any) -> None:
 
 
 def test_deleting_stats_that_are_not_there_does_nothing(stores: Any) -> None:
-    stores.stats().delete_training_stats("nobody")
+    stores.stats().delete_training_stats("run")
+    assert trained(stores) == []
 
 
 @pytest.mark.defect("the file stats store has no delete_validation_scores")
