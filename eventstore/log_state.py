@@ -17,8 +17,9 @@ import pyarrow as pa
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError
 from eventstore.index import DamagedIndexError, HistoryIndex, Place, Run
+from eventstore.keys import EventKeys
 from eventstore.schema import column_of
-from eventstore.storage.protocol import Storage, StoredBatch
+from eventstore.storage.protocol import Glimpse, Storage, StoredBatch
 
 _GROUP_COMMITS = 256
 _LOOK_BEHIND_EVENTS = 2048
@@ -63,7 +64,7 @@ class LogState:
             index, storage = self._index, self._adapter()
             start = index.tail.next_position
             while storage.has_news(index.tail.next_position):
-                if self._fold_new():
+                if not self._glance(storage) and self._fold_new():
                     break
             return index.tail.next_position != start
 
@@ -107,6 +108,15 @@ class LogState:
 
     # --- reading on
 
+    def _glance(self, storage: Storage) -> bool:
+        """Take note of a few small commits; False when they have to be read."""
+        glimpses = storage.glance(self._index.tail.next_position)
+        for glimpse in glimpses:
+            self._note(glimpse)
+        if self._index.needs_writing:
+            self.keep_index()
+        return bool(glimpses)
+
     def _fold_new(self) -> bool:
         """Read what is new; False when the index has gone on without, and reading begins anew there."""
         start, folded = self.next_position, 0
@@ -127,43 +137,38 @@ class LogState:
     def _fold(self, group: Sequence[StoredBatch]) -> None:
         """Take note of commits, together: Arrow takes as long for one row as for a hundred."""
         batches = [stored.batch for stored in group]
-        streams, versions, ids, clocks = (
+        columns = [
             pa.chunked_array([column_of(batch, name) for batch in batches])
             for name in ("stream", "stream_version", "event_id", "recorded_at")
-        )
-        columns = (column.to_pylist() for column in (streams, versions, ids, clocks.cast(pa.int64())))
-        self._note(group, *columns)
-
-    def _note(
-        self,
-        group: Sequence[StoredBatch],
-        streams: Sequence[str],
-        versions: Sequence[int],
-        ids: Sequence[bytes],
-        times: Sequence[int],
-    ) -> None:
+        ]
+        columns[-1] = columns[-1].cast(pa.int64())
+        streams, versions, ids, times = (column.to_pylist() for column in columns)
         start = 0
         for stored in group:
-            self._check_follows(stored)
             stop = start + stored.batch.num_rows
-            self._index.tail.add(
-                zip(streams[start:stop], versions[start:stop], itertools.repeat(1), strict=False),
-                ids=b"".join(ids[start:stop]),
-                clock=max(times[start:stop]),
-                chain=stored.chain,
-                place=stored.place,
+            keys = EventKeys(
+                streams[start:stop], versions[start:stop], b"".join(ids[start:stop]), max(times[start:stop])
             )
+            self._note(Glimpse(stored.first_position, keys, stored.chain, stored.place))
             start = stop
 
-    def _check_follows(self, stored: StoredBatch) -> None:
-        if stored.first_position != self.next_position:
+    def _note(self, commit: Glimpse) -> None:
+        if commit.first_position != self.next_position:
             raise DamagedLogError(
-                f"position {self.next_position} is followed by position {stored.first_position}: "
+                f"position {self.next_position} is followed by position {commit.first_position}: "
                 "a part of the log is missing. Run verify()",
                 path="",
                 offset=0,
                 position=self.next_position,
             )
+        keys = commit.keys
+        self._index.tail.add(
+            zip(keys.streams, keys.versions, itertools.repeat(1), strict=False),
+            ids=keys.ids,
+            clock=keys.clock,
+            chain=commit.chain,
+            place=commit.place,
+        )
 
     # --- life
 

@@ -9,7 +9,7 @@ serves as the template; its numbers are put in by struct, and the body is laid o
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, Final
@@ -30,7 +30,7 @@ _BUFFERS: Final = 30
 _NO_NUMBERS: Final = Numbers(0, b"", b"")
 _INT64: Final = struct.Struct("<q")
 _NODE_FIELDS: Final = struct.Struct(f"<{2 * _NODES}q")
-_BUFFER_FIELDS: Final = struct.Struct(f"<{2 * _BUFFERS}q")
+BUFFER_FIELDS: Final = struct.Struct(f"<{2 * _BUFFERS}q")
 
 
 class BatchMessage:
@@ -175,14 +175,24 @@ def _joined(present: Sequence[Numbers]) -> Numbers:
 # --- the metadata
 
 
-class _Template(msgspec.Struct, frozen=True):
-    """A message without its body, and where the numbers stand that differ from message to message."""
+class MessageTemplate(msgspec.Struct, frozen=True):
+    """A message without its body, and where the numbers stand that differ from message to message.
+
+    Attributes:
+        head: Prefix and metadata.
+        body_length_at: Where in it the body's length stands.
+        row_count_at: Where the number of rows stands.
+        nodes_at: Where the list of nodes begins: length and null count of each.
+        buffers_at: Where the list of buffers begins: place in the body and length of each.
+        constants: What is the same in all messages, but for the prefix: start, end, and the bytes there.
+    """
 
     head: bytes
     body_length_at: int
     row_count_at: int
     nodes_at: int
     buffers_at: int
+    constants: tuple[tuple[int, int, bytes], ...]
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -222,12 +232,12 @@ def _shape(
         layout.append(f"{code}{padding}x" if code else "")
         end += size + padding
     nodes = [*(count, 0) * 9, count, index[0], *index[1:], count, values[0], *values[1:]]
-    template = _template()
+    template = message_template()
     head = bytearray(template.head)
     _INT64.pack_into(head, template.body_length_at, end)
     _INT64.pack_into(head, template.row_count_at, count)
     _NODE_FIELDS.pack_into(head, template.nodes_at, *nodes)
-    _BUFFER_FIELDS.pack_into(head, template.buffers_at, *buffers)
+    BUFFER_FIELDS.pack_into(head, template.buffers_at, *buffers)
     body = struct.Struct("".join(layout))
     assert body.size == end, "a body as announced"
     return _Shape(bytes(head), body)
@@ -249,7 +259,8 @@ def _list_buffers(count: int, null_lists: int, items: int, null_items: int) -> S
 
 
 @cache
-def _template() -> _Template:
+def message_template() -> MessageTemplate:
+    """The template of all messages."""
     schema = envelope_schema(bytes(16))
     # Nulls, because making an array of a list loads pandas where that is installed: half a second.
     columns = [pa.nulls(1, field.type) for field in schema]
@@ -261,13 +272,27 @@ def _template() -> _Template:
     root = PREFIX_BYTES + _uint32(head, PREFIX_BYTES)
     header_at = _field(head, root, 2)
     header = header_at + _uint32(head, header_at)
-    return _Template(
-        head,
-        body_length_at=_field(head, root, 3),
-        row_count_at=_field(head, header, 0),
-        nodes_at=_vector(head, _field(head, header, 1), _NODES),
-        buffers_at=_vector(head, _field(head, header, 2), _BUFFERS),
+    body_length_at, row_count_at = _field(head, root, 3), _field(head, header, 0)
+    nodes_at = _vector(head, _field(head, header, 1), _NODES)
+    buffers_at = _vector(head, _field(head, header, 2), _BUFFERS)
+    numbers = [
+        (body_length_at, _INT64.size),
+        (row_count_at, _INT64.size),
+        (nodes_at, _NODE_FIELDS.size),
+        (buffers_at, BUFFER_FIELDS.size),
+    ]
+    return MessageTemplate(
+        head, body_length_at, row_count_at, nodes_at, buffers_at, tuple(_between(head, sorted(numbers)))
     )
+
+
+def _between(head: bytes, numbers: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
+    """The parts of the metadata that lie between places of some length."""
+    start = PREFIX_BYTES
+    for place, size in (*numbers, (len(head), 0)):
+        if place > start:
+            yield start, place, head[start:place]
+        start = place + size
 
 
 def _uint32(flatbuffer: bytes, at: int) -> int:

@@ -6,14 +6,14 @@ import contextlib
 import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eventstore import format as log_format
 from eventstore.index import Landmark, Mark, Place
 from eventstore.model import Finding, Verdict
 from eventstore.schema import content_digests, decoded_batch, envelope_schema
-from eventstore.storage.protocol import StoredBatch
+from eventstore.storage.protocol import Glimpse, StoredBatch
 
 
 class MemoryStorage:
@@ -44,6 +44,11 @@ class MemoryStorage:
     def has_news(self, position: int) -> bool:
         """Whether something was kept there."""
         return self.durable_position > position
+
+    def glance(self, position: int) -> Sequence[Glimpse]:
+        """See ``Storage.glance``."""
+        del position
+        return ()
 
     def read(
         self, from_position: int, until: int | None = None, *, near: Landmark | None = None

@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from eventstore.index import Landmark, Mark, Place
+from eventstore.keys import EventKeys
 from eventstore.model import Verdict
 
 
@@ -48,6 +49,22 @@ class StoredBatch(msgspec.Struct, frozen=True, gc=False):
         return self.batch.slice(0, self.first_commit_events)
 
 
+class Glimpse(NamedTuple):
+    """What is to be known of a commit without its events' content.
+
+    Attributes:
+        first_position: The position of its first event.
+        keys: Streams, versions, ids and clock.
+        chain: The chain's value behind it.
+        place: Where it is kept.
+    """
+
+    first_position: int
+    keys: EventKeys
+    chain: bytes
+    place: Place
+
+
 class Storage(Protocol):
     """An adapter. All methods may be called from several threads."""
 
@@ -78,6 +95,12 @@ class Storage(Protocol):
         """Whether there may be something at ``position`` or behind it; False only when there is not.
 
         Every append asks this under the lock, so it is as cheap as can be.
+        """
+
+    def glance(self, position: int) -> Sequence[Glimpse]:
+        """The commits from ``position`` on, checked as by ``read``, as far as one cheap look can tell.
+
+        Empty when ``read`` has to look: there is nothing, or much, or something is not as it should be.
         """
 
     def read(

@@ -407,8 +407,8 @@ def test_a_log_that_was_idle_takes_the_index_files_of_others(
         assert idle.next_position == 3
         append(log, range(1, 40))
         read: list[int] = []
-        fold = LogState._fold
-        monkeypatch.setattr(LogState, "_fold", lambda self, stored: read.append(1) or fold(self, stored))
+        note = LogState._note
+        monkeypatch.setattr(LogState, "_note", lambda self, commit: read.append(1) or note(self, commit))
         assert idle.next_position == 120
         assert len(read) < 10
         assert answers(idle) == answers(log)

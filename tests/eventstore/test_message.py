@@ -28,7 +28,7 @@ _LISTS = {
     "values": st.none() | st.lists(st.none() | st.floats(allow_nan=False), max_size=20),
 }
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-_ROWS = st.fixed_dictionaries(
+ROWS = st.fixed_dictionaries(
     {
         "event_id": st.binary(min_size=16, max_size=16),
         "recorded_at": _INT64,
@@ -76,7 +76,7 @@ def arrow_batch(rows: list[Row], first_position: int) -> pa.RecordBatch:
     )
 
 
-@given(st.lists(_ROWS, min_size=1, max_size=12), st.integers(0, 2**63))
+@given(st.lists(ROWS, min_size=1, max_size=12), st.integers(0, 2**63))
 def test_a_message_is_byte_for_byte_what_arrow_writes(rows: list[Row], first_position: int) -> None:
     """Whatever the columns hold: no reader can tell who has written it."""
     batch = arrow_batch(rows, first_position)
@@ -87,7 +87,7 @@ def test_a_message_is_byte_for_byte_what_arrow_writes(rows: list[Row], first_pos
     assert message == batch.serialize().to_pybytes()
 
 
-@given(st.lists(_ROWS, min_size=1, max_size=8))
+@given(st.lists(ROWS, min_size=1, max_size=8))
 def test_another_arrow_reads_it_too(rows: list[Row]) -> None:
     """Polars has its own reader of the format."""
     stream = SCHEMA.serialize().to_pybytes() + message_of(rows, 7)
@@ -97,7 +97,7 @@ def test_another_arrow_reads_it_too(rows: list[Row]) -> None:
         assert frame[name].to_list() == [row[name] for row in rows]
 
 
-@given(st.lists(_ROWS, min_size=9, max_size=14), st.integers(0, 14))
+@given(st.lists(ROWS, min_size=9, max_size=14), st.integers(0, 14))
 def test_digests_of_many_events_are_those_of_each(rows: list[Row], start: int) -> None:
     """Read together or one by one, from a whole batch or a slice of it."""
     batch = decoded_batch(message_of(rows, 0), SCHEMA, event_count=len(rows))

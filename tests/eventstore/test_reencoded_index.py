@@ -30,11 +30,11 @@ def small_index_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def folded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many events were read because no index file has them."""
     numbers: list[int] = []
-    fold = LogState._fold
+    note = LogState._note
     monkeypatch.setattr(
         LogState,
-        "_fold",
-        lambda self, group: numbers.append(sum(each.batch.num_rows for each in group)) or fold(self, group),
+        "_note",
+        lambda self, commit: numbers.append(len(commit.keys.streams)) or note(self, commit),
     )
     return numbers
 

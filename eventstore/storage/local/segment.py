@@ -291,6 +291,24 @@ class Segment:
                 if expected > position:
                     yield frame
 
+    def fresh(self, bytes_max: int) -> Iterator[Frame]:
+        """Good frames behind the verified ones, by one look at the open file, none if there is more.
+
+        Ends in front of the first that is not good.
+        """
+        assert self._descriptor is not None, "a segment that is kept open"
+        offset = self.end.offset
+        data = files.read_at(self._descriptor, bytes_max, offset)
+        view = memoryview(data)
+        if len(view) == bytes_max:
+            return
+        while (seal := _seal_at_start(view)) is not None and len(view) >= seal.frame_bytes:
+            if not log_format.digest_holds(view[: seal.frame_bytes], seal):
+                return
+            yield Frame(offset, seal, view[: seal.frame_bytes])
+            offset += seal.frame_bytes
+            view = view[seal.frame_bytes :]
+
     def _noted(self, position: int) -> Landmark:
         """The nearest known frame at or in front of a position, or the end of the verified ones."""
         found = self.next_position, self.end_offset

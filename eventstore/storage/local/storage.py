@@ -17,7 +17,7 @@ import secrets
 import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from eventstore.errors import (
 )
 from eventstore.format import Flaw
 from eventstore.index import Landmark, Mark, Place
+from eventstore.keys import keys_of
 from eventstore.model import Verdict
 from eventstore.schema import envelope_schema, folded_chain
 from eventstore.storage.local import directory as folder
@@ -42,13 +43,14 @@ from eventstore.storage.local.lock import Lock
 from eventstore.storage.local.recovery import damage, settle_tail, torn_tail
 from eventstore.storage.local.segment import FlawedFrameError, Frame, Segment, former_file
 from eventstore.storage.local.verify import verify_log
-from eventstore.storage.protocol import StoredBatch
+from eventstore.storage.protocol import Glimpse, StoredBatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SEGMENT_BYTES_MAX = 64 << 20
 _READ_BYTES = 4 << 20
+_GLANCE_BYTES_MAX = 1 << 16
 
 
 class LocalStorage:
@@ -146,6 +148,34 @@ class LocalStorage:
                 return True
             self._found_whole_in = turn
             return False
+
+    def glance(self, position: int) -> Sequence[Glimpse]:
+        """See ``Storage.glance``. One read of the active segment tells of a few small commits."""
+        lock = self._lock
+        if lock is None:
+            return ()
+        seen: list[Glimpse] = []
+        with self._state:
+            generation = lock.state()[0]
+            if generation != self._generation or generation % 2 or not self._segments:
+                return ()
+            segment = self._segments[-1]
+            if position != segment.next_position:
+                return ()
+            segment.keep_open()
+            for frame in segment.fresh(_GLANCE_BYTES_MAX):
+                seal = frame.seal
+                keys = None
+                if seal.event_count and seal.first_position == segment.next_position:
+                    keys = keys_of(frame.data, seal)
+                if keys is None:
+                    break
+                place = _place(segment, frame.offset, seal.frame_bytes)
+                seen.append(Glimpse(seal.first_position, keys, seal.chain, place))
+                segment.extend(seal, frame.offset)
+            if seen:
+                self._serve(segment.next_position, segment.chain)
+        return seen
 
     def read(
         self, from_position: int, until: int | None = None, *, near: Landmark | None = None

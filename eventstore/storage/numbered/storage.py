@@ -48,7 +48,7 @@ from eventstore.storage.numbered.commit_bytes import (
 from eventstore.storage.numbered.commit_store import CommitStore, RefusedError, UnclearError
 from eventstore.storage.numbered.segments import CACHE_BYTES_MAX, COMMITS, Segments, compacted, segment_name
 from eventstore.storage.numbered.verify import verify_commits
-from eventstore.storage.protocol import NewCommit, StoredBatch
+from eventstore.storage.protocol import Glimpse, NewCommit, StoredBatch
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,11 @@ class NumberedStorage:
         """There may be: to ask the store would cost as much as to read."""
         del position
         return True
+
+    def glance(self, position: int) -> Sequence[Glimpse]:
+        """See ``Storage.glance``: next to a request, what Arrow takes is little."""
+        del position
+        return ()
 
     def read(
         self, from_position: int, until: int | None = None, *, near: Landmark | None = None
