@@ -66,14 +66,13 @@ class TrainingRows:
     def of_event(cls, fact: TrainingStatsRecorded, index: pa.Int64Array, values: pa.DoubleArray) -> Self:
         """The rows that an event recorded."""
         count = len(index)
-        numbers = values.to_numpy(zero_copy_only=False)
-        present = values.is_valid().to_numpy(zero_copy_only=False)
+        numbers, present = _numbers(values), _present(values)
         places = [slice(place * count, (place + 1) * count) for place in range(len(fact.columns))]
         scalars = {
             name: Scalar.of(numbers[place], present[place])
             for name, place in zip(fact.columns, places, strict=True)
         }
-        return cls(index.to_numpy(zero_copy_only=False), scalars)
+        return cls(_numbers(index), scalars)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -167,10 +166,8 @@ class ValidationRows:
             parameters=tuple(fact.parameters),
             criteria=tuple(fact.criteria),
         )
-        table = values.to_numpy(zero_copy_only=False).reshape(len(index), _width(structure))
-        return cls(
-            index.to_numpy(zero_copy_only=False), tuple(Scores(structure, row.tobytes()) for row in table)
-        )
+        table = _numbers(values).reshape(len(index), _width(structure))
+        return cls(_numbers(index), tuple(Scores(structure, row.tobytes()) for row in table))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -230,12 +227,36 @@ def _equal_in_front(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> int:
     return int(differs.argmax()) if differs.any() else len(first)
 
 
+# Between Arrow and numpy by their buffers: ``pa.array`` and ``to_numpy`` load pandas where that is
+# installed, which takes half a second of each process that stores.
+
+
+def _numbers(array: pa.Int64Array | pa.DoubleArray) -> npt.NDArray[Any]:
+    """The items of an Arrow array, NaN where they are null."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    data = array.buffers()[1]
+    if data is None or not len(array):
+        return np.empty(0, dtype)
+    numbers = np.frombuffer(data, dtype, len(array), array.offset * dtype.itemsize)
+    return np.where(_present(array), numbers, np.nan) if array.null_count else numbers
+
+
+def _present(array: pa.Array) -> Flags:
+    """Which items of an Arrow array are no nulls."""
+    bits = array.buffers()[0]
+    if bits is None or not array.null_count:
+        return np.ones(len(array), np.bool_)
+    flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+    return flags[array.offset : array.offset + len(array)].astype(np.bool_)
+
+
 def _with_nulls(values: Numbers, present: Flags) -> Any:
     if present.all():
         return values
     import pyarrow as pa
 
-    return pa.array(values, pa.float64(), mask=~present)
+    buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(values)]
+    return pa.Array.from_buffers(pa.float64(), len(values), buffers)
 
 
 def _width(structure: Structure) -> int:

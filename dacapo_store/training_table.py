@@ -7,6 +7,7 @@ behind it, deleting makes new arrays.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -291,7 +292,7 @@ def iteration_array(given: ArrayLike) -> NDArray[np.int64]:
         raise ValueError(f"iterations: expected one dimension, not {array.ndim}")
     if array.size == 0:
         return np.empty(0, dtype=np.int64)
-    if array.dtype.kind not in "iu" or np.ma.is_masked(given) or _nulls_of(given) is not None:
+    if array.dtype.kind not in "iu" or _is_masked(given) or _nulls_of(given) is not None:
         raise TypeError(f"iterations: expected integers, one for each row, not {array.dtype} or missing ones")
     if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"iterations: {array.max()} does not fit 64 bits (-2**63 to 2**63 - 1)")
@@ -311,7 +312,7 @@ def given_column(
     else:
         column = Column(array.astype(np.float64), None)
     masks = [column.mask, _nulls_of(given), None if present is None else np.asarray(present, dtype=np.bool_)]
-    if np.ma.isMaskedArray(given):
+    if _may_be_masked() and np.ma.isMaskedArray(given):
         masks.append(~np.ma.getmaskarray(given))
     for mask in masks:
         if mask is not None:
@@ -325,6 +326,15 @@ def _check_length(what: str, array: NDArray[Any], iterations: NDArray[np.int64])
         raise ValueError(
             f"{what}: expected {len(iterations)} values, one for each iteration, not {array.shape}"
         )
+
+
+def _is_masked(given: Any) -> bool:
+    return _may_be_masked() and bool(np.ma.is_masked(given))
+
+
+def _may_be_masked() -> bool:
+    """Whether anybody has loaded numpy's masked arrays, which takes a while."""
+    return "numpy.ma" in sys.modules
 
 
 def _nulls_of(given: Any) -> NDArray[np.bool_] | None:

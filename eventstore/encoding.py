@@ -184,10 +184,12 @@ def _check_facts(event: Event) -> None:
 # --- bulk columns
 
 
-# For each column: the code of its items in array and struct, and the types of a list's items that
-# are taken as they are. Everything else goes through Arrow, which knows all the numbers there are.
-_ITEM_CODES: Final = {"index": "q", "values": "d"}
+# For each column: the codes of its items in array and struct, and the types of a list's items that
+# are taken as they are. Everything else goes through Arrow, which knows all the numbers there are; but
+# before it looks at the first, it loads pandas where that is installed, which takes half a second.
+_ITEM_CODES: Final = {"index": "ql", "values": "d"}
 _ITEM_KINDS: Final = {"index": {int}, "values": {float}}
+_ITEM_BYTES: Final = 8
 _ARROW_TYPES: Final = {"index": pa.int64(), "values": pa.float64()}
 
 
@@ -195,13 +197,22 @@ def _bulk_column(name: str, event: Event, column: Any) -> Numbers:
     kind = type(column)
     if (kind is list or kind is tuple) and set(map(type, column)) == _ITEM_KINDS[name]:
         try:
-            return Numbers(len(column), b"", array(_ITEM_CODES[name], column).tobytes())
+            return Numbers(len(column), b"", array(_ITEM_CODES[name][0], column).tobytes())
         except OverflowError:
             pass  # Arrow's words for it are the ones that callers know.
+    elif _is_array(kind):
+        view = memoryview(column)
+        if view.ndim == 1 and view.itemsize == _ITEM_BYTES and view.format in _ITEM_CODES[name]:
+            return Numbers(len(view), b"", view.tobytes())
     numbers = log_format.numbers_of(_arrow_column(name, event, column))
     if name == "index" and numbers.validity:
         raise InvalidEventError(f"index of a {event.type} must not hold None")
     return numbers
+
+
+def _is_array(kind: type) -> bool:
+    """Whether memory is all there is to it: no mask, as in classes that are derived from numpy's."""
+    return kind is array or (kind.__module__, kind.__qualname__) == ("numpy", "ndarray")
 
 
 def _arrow_column(name: str, event: Event, column: Any) -> pa.Array:

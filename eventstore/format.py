@@ -321,7 +321,9 @@ def numbers_of(array: pa.Array) -> Numbers:
     validity = b""
     if array.null_count:
         validity = _validity(array)
-        array = pc.fill_null(array, 0)
+        # Not fill_null, whose scalar loads pandas where that is installed.
+        zeros = pa.Array.from_buffers(array.type, len(array), [None, pa.py_buffer(bytes(8 * len(array)))])
+        array = pc.coalesce(array, zeros)
     items = array.buffers()[1]
     start = 8 * array.offset
     data = b"" if items is None else bytes(memoryview(items)[start : start + 8 * len(array)])

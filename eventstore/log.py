@@ -52,7 +52,7 @@ from eventstore.model import (
     Verdict,
 )
 from eventstore.placing import placed
-from eventstore.schema import clocks, envelope_schema, folded_chain, recorded_events
+from eventstore.schema import clocks, envelope_schema, folded_chain, recorded_events, text_array
 from eventstore.storage.addresses import open_storage
 from eventstore.storage.local import SEGMENT_BYTES_MAX
 from eventstore.storage.protocol import GroupStorage, Storage, StoredBatch
@@ -525,9 +525,9 @@ class EventLog:
         for batch in _joined(self._parts(start, stop)):
             wanted = batch
             if stream is not None:
-                wanted = wanted.filter(pc.equal(wanted.column("stream"), stream))
+                wanted = wanted.filter(pc.equal(wanted.column("stream"), text_array([stream])[0]))
             if types is not None:
-                wanted = wanted.filter(pc.is_in(wanted.column("type"), pa.array(list(types), pa.string())))
+                wanted = wanted.filter(pc.is_in(wanted.column("type"), text_array(list(types))))
             if wanted.num_rows:
                 yield wanted
 

@@ -6,9 +6,10 @@ are described in ``docs/format.md``. Pure functions: nothing here opens a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from uuid import UUID
 
 import pyarrow as pa
@@ -191,6 +192,14 @@ def recorded_events(batch: pa.RecordBatch) -> Iterator[RecordedEvent]:
 def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
     """A column of the envelope, by its place: looking a name up costs Arrow more than reading one row."""
     return batch.column(_PLACES[name])
+
+
+def text_array(texts: Sequence[str]) -> pa.StringArray:
+    """Texts as an Arrow array. ``pa.array`` and ``pa.scalar`` load pandas, where that is installed."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    offsets = struct.pack(f"<{len(encoded) + 1}i", *accumulate(map(len, encoded), initial=0))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
 def _items(lists: pa.ListArray) -> list[pa.Array | None]:

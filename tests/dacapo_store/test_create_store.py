@@ -92,16 +92,28 @@ def test_the_stores_of_a_base_are_faces_of_one_history(tmp_path: Path) -> None:
     assert streams == ["training/run", "config/tasks/x", "training/run"]
 
 
-def test_a_program_that_only_stores_loads_neither_duckdb_nor_torch(tmp_path: Path) -> None:
-    """What a trainer's first seconds are not to be spent on."""
+def test_a_program_that_only_stores_loads_neither_duckdb_nor_torch_nor_pandas(tmp_path: Path) -> None:
+    """What a trainer's first seconds are not to be spent on. Arrow would load pandas for a numpy array."""
     code = f"""
 import sys
-from dacapo_store import Options, TrainingIterationStats, create_config_store, create_stats_store
+import numpy as np
+from dacapo_store import (
+    Options, TrainingIterationStats, TrainingStats, ValidationIterationScores, create_config_store,
+    create_stats_store,
+)
 options = Options(type="files", runs_base_dir={str(tmp_path)!r})
 create_config_store(options).store_task_config({{"name": "x"}})
 assert create_config_store(options).retrieve_task_config("x") == {{"name": "x"}}
-create_stats_store(options).store_training_stats("run", [TrainingIterationStats(0, loss=1.0)])
-print([name for name in ("duckdb", "torch", "zarr") if name in sys.modules])
+for _ in range(2):
+    stats = create_stats_store(options)
+    rows = [TrainingIterationStats(0, loss=1.0), TrainingIterationStats(1, time=1.0)]
+    stats.store_training_stats("run", rows)
+    stats.store_training_stats("run", TrainingStats.from_columns(np.arange(5), {{"loss": np.ones(5)}}))
+    stats.store_validation_iteration_scores("run", [ValidationIterationScores(0, [[[1.0]]])])
+    with stats.scalar_logger("run") as logger:
+        logger.add(9, loss=1.0)
+    stats.delete_training_stats("run")
+print([name for name in ("duckdb", "torch", "zarr", "pandas") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
