@@ -46,7 +46,7 @@ def weights(size: Size) -> Section:
             1.15,
         ),
         Goal(
-            "time blocked by an asynchronous store, over the synchronous time",
+            "time blocked by an asynchronous store, not the first, over the synchronous time",
             ratio(rows, _ASYNCHRONOUS, DacapoStore.name, _STORE),
             "at most",
             0.2,
@@ -55,6 +55,7 @@ def weights(size: Size) -> Section:
     section.notes = [
         "Files are read out of the page cache.",
         "Ours computes and checks a SHA-256 of what it writes and reads.",
+        "An asynchronous store copies the state: the first into new memory, later ones into the same.",
     ]
     return section
 
@@ -95,19 +96,23 @@ def store_and_retrieve(folder: Path, layers: int) -> Figures:
 
 
 def store_asynchronously(folder: Path, layers: int) -> Figures:
-    """How long the call blocks, and how long until the weights are there."""
+    """How long a call blocks, and how long until the weights are there: the first call, and a later one."""
     from dacapo_store import LocalWeightsStore
 
     store: Any = LocalWeightsStore(folder)
     store.store_weights(trained(1, "warm_up"), 1)
     run = trained(layers)
-    began = time.perf_counter()
-    with metered() as storing:
-        store.store_weights(run, 1, wait=False)
-    while store.latest_iteration(run.name) is None:
-        time.sleep(0.001)
-    durable = time.perf_counter() - began
-    return {_STORE: storing.seconds, "CPU s to store": storing.cpu_seconds, "s until it is durable": durable}
+    figures: Figures = {}
+    for iteration, which in ((1, ", the first"), (2, "")):
+        began = time.perf_counter()
+        with metered() as storing:
+            store.store_weights(run, iteration, wait=False)
+        while store.latest_iteration(run.name) != iteration:
+            time.sleep(0.001)
+        figures[_STORE + which] = storing.seconds
+        figures[f"CPU s to store{which}"] = storing.cpu_seconds
+        figures[f"s until it is durable{which}"] = time.perf_counter() - began
+    return figures
 
 
 def write_and_read(folder: Path, peer: type[Peer], layers: int) -> Figures:
