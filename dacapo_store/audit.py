@@ -261,17 +261,17 @@ def _rows_documents(kind: Kind[Any], events: Iterable[RecordedEvent]) -> Iterato
     state = kind.unwritten()
     for event in events:
         state = folded(state, [event])
-        iterations = state.rows.iterations
+        parts = [part.iterations for part in state.parts if len(part)]
         yield (
             event,
-            None
-            if not len(iterations)
-            else {
-                "rows": len(iterations),
-                "first_iteration": int(iterations.min()),
-                "last_iteration": int(iterations.max()),
+            {
+                "rows": sum(map(len, parts)),
+                "first_iteration": min(int(part.min()) for part in parts),
+                "last_iteration": state.ends,
                 "epoch": state.epoch,
-            },
+            }
+            if parts
+            else None,
         )
 
 

@@ -77,16 +77,27 @@ class History(Generic[R]):
     """The fold of a run's stream.
 
     Attributes:
-        rows: What is in view, in the order in which it was given.
+        parts: What is in view, one part behind the other, in the order in which it was given; at least
+            one. A call that adds rows makes a part of them, so it costs the same however many there are.
+        ends: The greatest iteration in view, or None when nothing is.
         epoch: The run's epoch; rows are recorded in this one.
         cuts: Each epoch that has begun, with the iteration below which it kept earlier rows.
         events: How many events were folded: the stream version that the next one will get.
     """
 
-    rows: R
+    parts: tuple[R, ...]
+    ends: int | None = None
     epoch: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
     events: int = 0
+
+    @property
+    def rows(self) -> R:
+        """What is in view, as one."""
+        if len(self.parts) > 1:
+            # The same in another form, for whoever asks next.
+            object.__setattr__(self, "parts", (type(self.parts[0]).joined(self.parts),))
+        return self.parts[0]
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class Kind(Generic[R]):
 
     def unwritten(self) -> History[R]:
         """The history of a run of which nothing is known."""
-        return History(self.rows.joined([]))
+        return History((self.rows.joined([]),))
 
 
 TRAINING: Final = Kind("training", TrainingRows, TrainingEpochBegun, TrainingStatsDeleted)
@@ -113,6 +124,8 @@ VALIDATION: Final = Kind("validation", ValidationRows, ValidationEpochBegun, Val
 
 def storing(kind: Kind[R], run: str, history: History[R], given: R) -> list[Event]:
     """The events that follow when ``given`` is stored: none when it brings nothing new."""
+    if len(given) and (history.ends is None or given.iterations.min() > history.ends):
+        return given.recorded(run, history.epoch)
     return _recording(kind, run, history, change(history.rows, given))
 
 
@@ -123,7 +136,7 @@ def becoming(kind: Kind[R], run: str, history: History[R], wanted: R) -> list[Ev
 
 def rewinding(kind: Kind[R], run: str, history: History[R], keeps_below: int) -> list[Event]:
     """The events after which only rows below an iteration are in view: none when that is so."""
-    if not len(history.rows) or history.rows.iterations.max() < keeps_below:
+    if history.ends is None or history.ends < keeps_below:
         return []
     begun = kind.epoch_begun(run=run, epoch=history.epoch + 1, keeps_below=keeps_below)
     return [EVENT_TYPES.event(begun)]
@@ -141,7 +154,7 @@ def _recording(kind: Kind[R], run: str, history: History[R], wanted: Change[R] |
 
 def deleting(kind: Kind[R], run: str, history: History[R]) -> list[Event]:
     """The events that follow when everything is deleted: none when nothing is in view."""
-    if not len(history.rows):
+    if history.ends is None:
         return []
     return [EVENT_TYPES.event(kind.deleted(run=run, epoch=history.epoch + 1))]
 
@@ -154,8 +167,9 @@ def folded(history: History[R], events: Iterable[RecordedEvent]) -> History[R]:
             cannot be said: upgrade.
         SchemaVersionError: Likewise.
     """
-    rows_type = type(history.rows)
-    parts, epoch, cuts, count = [history.rows], history.epoch, list(history.cuts), history.events
+    rows_type = type(history.parts[0])
+    old, new = list(history.parts), list[R]()
+    ends, epoch, cuts, count = history.ends, history.epoch, list(history.cuts), history.events
     for event in events:
         count += 1
         match EVENT_TYPES.decode(event):
@@ -163,19 +177,36 @@ def folded(history: History[R], events: Iterable[RecordedEvent]) -> History[R]:
                 rows = rows_type.of_event(fact, event.index, event.values)
                 # Only where the event that began it was lost is this epoch a new one.
                 epoch = max(epoch, fact.epoch)
-                parts.append(_still_in_view(rows, fact.epoch, cuts))
+                new.append(_still_in_view(rows, fact.epoch, cuts))
             case (
                 TrainingEpochBegun(epoch=epoch, keeps_below=cut)
                 | ValidationEpochBegun(epoch=epoch, keeps_below=cut)
             ):
                 cuts.append((epoch, cut))
-                parts = [_below(part, cut) for part in parts]
+                old, new = ([_below(part, cut) for part in parts] for parts in (old, new))
+                ends = _end([*old, *new])
             case TrainingStatsDeleted(epoch=epoch) | ValidationScoresDeleted(epoch=epoch):
                 cuts.append((epoch, KEEPS_NOTHING))
-                parts = []
+                old, new, ends = [], [], None
     if count == history.events:
         return history
-    return History(rows_type.joined(parts), epoch, tuple(cuts), count)
+    last = rows_type.joined(new)
+    ends = max((end for end in (ends, _end([last])) if end is not None), default=None)
+    return History(_with(old, last), ends, epoch, tuple(cuts), count)
+
+
+def _with(parts: list[R], last: R) -> tuple[R, ...]:
+    """The parts and one more behind them; each has more than twice the rows of those behind it.
+
+    So there are few of them, and a row is copied few times while a run grows.
+    """
+    while parts and len(parts[-1]) <= 2 * len(last):
+        last = last.joined([parts.pop(), last])
+    return (*parts, last) if len(last) or not parts else tuple(parts)
+
+
+def _end(parts: Iterable[Rows]) -> int | None:
+    return max((int(part.iterations.max()) for part in parts if len(part)), default=None)
 
 
 def _still_in_view(rows: R, epoch: int, cuts: Iterable[tuple[int, int]]) -> R:

@@ -276,8 +276,7 @@ class ScalarLogger:
         from dacapo_store.history import TRAINING
         from dacapo_store.stats_store import history_of
 
-        iterations = history_of(self._base, TRAINING, self.run).rows.iterations
-        return int(iterations.max()) if len(iterations) else None
+        return history_of(self._base, TRAINING, self.run).ends
 
     def _warn_of_history(self, iteration: int, greatest: int) -> None:
         if not self._warned:

@@ -252,11 +252,33 @@ def exactly(some: Sequence[Row]) -> list[tuple[int, bytes]]:
 @given(st.lists(SOME_ROWS, max_size=6))
 def test_any_sequence_of_stores_follows_the_rule(calls: list[list[Row]]) -> None:
     """Whatever is stored, in or out of order, the fold of the events is the rule's outcome."""
-    history, expected = TRAINING.unwritten(), list[Row]()
+    history, unseen, expected = TRAINING.unwritten(), TRAINING.unwritten(), list[Row]()
     for new in calls:
         expected = model(expected, new)
-        history = store(history, rows(*new))
+        # Looking at the rows joins the parts of one of the two.
+        history, unseen = store(history, rows(*new)), store(unseen, rows(*new))
         assert exactly(pairs(history.rows)) == exactly(expected)
+        assert unseen.ends == max((iteration for iteration, _ in expected), default=None)
+    assert exactly(pairs(unseen.rows)) == exactly(expected)
+
+
+def test_a_growing_run_is_few_parts_that_are_copied_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that adds rows costs the same, however many there are."""
+    copied = 0
+    joined = TrainingRows.joined.__func__  # type: ignore[attr-defined]
+
+    def counting(kind: type[TrainingRows], parts: Sequence[TrainingRows]) -> TrainingRows:
+        nonlocal copied
+        copied += sum(map(len, parts))
+        return joined(kind, parts)
+
+    monkeypatch.setattr(TrainingRows, "joined", classmethod(counting))
+    history = TRAINING.unwritten()
+    for first in range(0, 10_000, 10):
+        history = store(history, rows(*((iteration, 0.5) for iteration in range(first, first + 10))))
+        assert len(history.parts) < 12
+    assert copied < 20 * 10_000
+    assert len(history.rows) == 10_000
 
 
 @given(SOME_ROWS, SOME_ROWS)
