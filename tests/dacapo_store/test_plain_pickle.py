@@ -79,6 +79,10 @@ class _Calls:
     def __reduce__(self) -> Any:
         return self._reduced
 
+    def __repr__(self) -> str:
+        call, arguments = self._reduced
+        return f"{call.__name__}{arguments}"
+
 
 HARMFUL = [
     _Calls(os.system, "touch ran"),
