@@ -167,14 +167,23 @@ def folded(history: History[R], events: Iterable[RecordedEvent]) -> History[R]:
             cannot be said: upgrade.
         SchemaVersionError: Likewise.
     """
+    return _folded(history, ((EVENT_TYPES.decode(event), event.index, event.values) for event in events))
+
+
+def appended(history: History[R], events: Iterable[Event]) -> History[R]:
+    """As ``folded``, for events that the caller has just appended behind the history."""
+    return _folded(history, ((EVENT_TYPES.fact(event), event.index, event.values) for event in events))
+
+
+def _folded(history: History[R], facts: Iterable[tuple[object, Any, Any]]) -> History[R]:
     rows_type = type(history.parts[0])
     old, new = list(history.parts), list[R]()
     ends, epoch, cuts, count = history.ends, history.epoch, list(history.cuts), history.events
-    for event in events:
+    for fact, index, values in facts:
         count += 1
-        match EVENT_TYPES.decode(event):
-            case TrainingStatsRecorded() | ValidationScoresRecorded() as fact:
-                rows = rows_type.of_event(fact, event.index, event.values)
+        match fact:
+            case TrainingStatsRecorded() | ValidationScoresRecorded():
+                rows = rows_type.of_event(fact, index, values)
                 # Only where the event that began it was lost is this epoch a new one.
                 epoch = max(epoch, fact.epoch)
                 new.append(_still_in_view(rows, fact.epoch, cuts))

@@ -231,8 +231,10 @@ def _equal_in_front(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> int:
 # installed, which takes half a second of each process that stores.
 
 
-def _numbers(array: pa.Int64Array | pa.DoubleArray) -> npt.NDArray[Any]:
-    """The items of an Arrow array, NaN where they are null."""
+def _numbers(array: pa.Int64Array | pa.DoubleArray | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The items of a bulk column, NaN where they are null."""
+    if isinstance(array, np.ndarray):
+        return array
     dtype = np.dtype(array.type.to_pandas_dtype())
     data = array.buffers()[1]
     if data is None or not len(array):
@@ -241,8 +243,10 @@ def _numbers(array: pa.Int64Array | pa.DoubleArray) -> npt.NDArray[Any]:
     return np.where(_present(array), numbers, np.nan) if array.null_count else numbers
 
 
-def _present(array: pa.Array) -> Flags:
-    """Which items of an Arrow array are no nulls."""
+def _present(array: pa.Array | npt.NDArray[Any]) -> Flags:
+    """Which items of a bulk column are no nulls."""
+    if isinstance(array, np.ndarray):
+        return np.ones(len(array), np.bool_)
     bits = array.buffers()[0]
     if bits is None or not array.null_count:
         return np.ones(len(array), np.bool_)

@@ -21,7 +21,17 @@ import numpy as np
 
 from dacapo_store.base import Base
 from dacapo_store.given_before import Given, GivenBefore, Objects
-from dacapo_store.history import TRAINING, VALIDATION, History, Kind, Rows, deleting, folded, storing
+from dacapo_store.history import (
+    TRAINING,
+    VALIDATION,
+    History,
+    Kind,
+    Rows,
+    appended,
+    deleting,
+    folded,
+    storing,
+)
 from dacapo_store.names import run_name_of
 from dacapo_store.rows import Scalar, Scores, Structure, TrainingRows, ValidationRows
 from dacapo_store.scalar_logger import FLUSH_ROWS, FLUSH_SECONDS, ScalarLogger
@@ -323,10 +333,10 @@ class LogStatsStore(StatsStore):
     def _stored_whole(
         self, kind: Kind[R], run: str, objects: Objects, rows_of: Callable[[Any], R]
     ) -> Given | None:
-        """Store all rows; None when there are none, or when others have written behind them already."""
+        """Store all rows; None when there are none."""
         rows = rows_of(objects)
         after = self._decide(kind, run, lambda history: storing(kind, run, history, rows), trains=run)
-        if after is None or not len(rows):
+        if not len(rows):
             return None
         begins = int(rows.iterations.min())
         return Given(_key_of(self._base, kind, run), objects, begins, after.epoch, after.events)
@@ -338,11 +348,11 @@ class LogStatsStore(StatsStore):
         decision: Callable[[History[R]], list[Event]],
         *,
         trains: str | None = None,
-    ) -> History[R] | None:
+    ) -> History[R]:
         """Append what is decided on the run's history, and decide anew if that has moved on.
 
         Returns:
-            The history as it is afterwards, or None when others have written behind it already.
+            The history up to and with what was appended.
         """
         if kind is TRAINING:
             self._base.settle(kind.stream(run))
@@ -357,8 +367,10 @@ class LogStatsStore(StatsStore):
                 self._base.append(kind.stream(run), events, expected=expected, trains=trains)
             except ExpectedVersionError:
                 continue
-            after = history_of(self._base, kind, run)
-            return after if after.events == history.events + len(events) else None
+            # Not read again: nobody has come in between, and what follows the next call will read.
+            after = appended(history, events)
+            _recent.put(_key_of(self._base, kind, run), after)
+            return after
 
 
 class FileStatsStore(LogStatsStore):

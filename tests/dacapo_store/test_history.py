@@ -25,6 +25,7 @@ from dacapo_store.history import (
     VALIDATION,
     Change,
     History,
+    appended,
     change,
     deleting,
     folded,
@@ -260,6 +261,23 @@ def test_any_sequence_of_stores_follows_the_rule(calls: list[list[Row]]) -> None
         assert exactly(pairs(history.rows)) == exactly(expected)
         assert unseen.ends == max((iteration for iteration, _ in expected), default=None)
     assert exactly(pairs(unseen.rows)) == exactly(expected)
+
+
+@given(st.lists(SOME_ROWS, max_size=6))
+def test_what_was_appended_need_not_be_read(calls: list[list[Row]]) -> None:
+    """The history that a call knows is the one that the next process folds."""
+    history = known = TRAINING.unwritten()
+    for new in calls:
+        events = storing(TRAINING, "run", history, rows(*new))
+        known = appended(known, events)
+        history = folded(history, recorded(events, first_version=history.events))
+        assert (known.ends, known.epoch, known.cuts, known.events) == (
+            history.ends,
+            history.epoch,
+            history.cuts,
+            history.events,
+        )
+    assert exactly(pairs(known.rows)) == exactly(pairs(history.rows))
 
 
 def test_a_growing_run_is_few_parts_that_are_copied_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
