@@ -9,6 +9,7 @@ BIN := .venv/bin
 READY := .venv/ready
 READY_BENCH := .venv-bench/ready
 READY_UPSTREAM := .venv-upstream/ready
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup test test-ceph test-postgres demo demo-distributed torture bench check lint types law docs compat upstream kills format clean
 
@@ -20,8 +21,8 @@ setup: $(READY)  ## Make the environment in .venv (each other target does so by 
 $(READY): pyproject.toml constraints.txt tools/set_up.sh
 	@PYTHON="$(PYTHON)" tools/set_up.sh .venv test,demo,dev constraints.txt
 
-test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(READY)  ## Run the tests, a file at a time on each core
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-ceph: $(READY)  ## Run the log on a real Ceph, of which parts are killed (needs Debian's packages of it)
 	@DACAPO_STORE_CEPH=1 $(BIN)/python -m pytest tests/ceph
@@ -64,7 +65,7 @@ docs: $(READY)  ## Run the examples of README and docs
 	@$(BIN)/python -m pytest tests/docs
 
 compat: $(READY_UPSTREAM)  ## Run the stores' tests on the older versions that DaCapo runs on
-	@.venv-upstream/bin/python -m pytest tests/dacapo_store tests/tools
+	@.venv-upstream/bin/python -m pytest $(SIDE_BY_SIDE) tests/dacapo_store tests/tools
 
 upstream: $(READY_UPSTREAM)  ## Run the real DaCapo through these stores and through its own
 	@.venv-upstream/bin/python -m pytest tests/upstream

@@ -43,10 +43,12 @@ def _no_options_from_outside(
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def _no_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test, and no process that it starts, leaves another one behind."""
-    monkeypatch.setenv("DACAPO_STORE_HOUSEKEEPING", "off")
+@pytest.fixture(scope="session", autouse=True)
+def _no_work_in_the_background() -> Iterator[None]:
+    """No test or fixture, and no process that one starts, leaves another one behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DACAPO_STORE_HOUSEKEEPING", "off")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from eventstore import Event, EventLog, derived_id
+from eventstore.log_state import LogState
 from eventstore.storage.local.storage import LocalStorage
+from eventstore.storage.protocol import Glimpse
 from tools.torture.fairness import log_writer, measure, sqlite_writer
 
 BEHIND = 50
@@ -67,15 +69,16 @@ def test_a_first_append_loads_nothing_while_others_wait(tmp_path: Path) -> None:
 def read_under_lock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many events were read in each step that was taken under the lock."""
     counts: list[int] = []
-    plain = LocalStorage._read_some
+    plain = LogState._note
 
-    def watched(self: LocalStorage, *arguments: Any) -> Any:
-        batches = plain(self, *arguments)
-        if self._lock is not None and self._lock._depth:
-            counts.append(sum(batch.batch.num_rows for batch in batches))
-        return batches
+    def watched(self: LogState, commit: Glimpse) -> None:
+        plain(self, commit)
+        storage = self._adapter()
+        assert isinstance(storage, LocalStorage)
+        if storage._lock is not None and storage._lock._depth:
+            counts.append(len(commit.keys.streams))
 
-    monkeypatch.setattr(LocalStorage, "_read_some", watched)
+    monkeypatch.setattr(LogState, "_note", watched)
     return counts
 
 

@@ -326,14 +326,21 @@ def test_few_points_are_all_shown(store: LogStatsStore) -> None:
     assert store.retrieve_training_stats(RUN, subsample=True) == store.retrieve_training_stats(RUN)
 
 
-def test_many_points_are_shown_evenly_with_the_last(store: LogStatsStore) -> None:
-    """At most 1,000 of 5,000 points, at one distance, and the last."""
-    stats = TrainingStats.from_columns(np.arange(5000), {"loss": np.linspace(1, 0, 5000)})
+@pytest.fixture
+def few_points(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A subsample has fewer, so that less must be stored to have more: MongoDB takes a while for each."""
+    monkeypatch.setattr("dacapo_store.stats_store.SUBSAMPLE_POINTS_MAX", 100)
+    return 100
+
+
+def test_many_points_are_shown_evenly_with_the_last(store: LogStatsStore, few_points: int) -> None:
+    """At most so many of 500 points, at one distance, and the last."""
+    stats = TrainingStats.from_columns(np.arange(500), {"loss": np.linspace(1, 0, 500)})
     store.store_training_stats(RUN, stats)
     shown = store.retrieve_training_stats(RUN, subsample=True)
     iterations = shown.iterations
-    assert len(iterations) <= SUBSAMPLE_POINTS_MAX
-    assert iterations[-1] == 4999
+    assert len(iterations) <= few_points
+    assert iterations[-1] == 499
     assert len(set(np.diff(iterations[:-1]).tolist())) == 1
     assert shown.column("loss").tolist() == stats.column("loss")[iterations].tolist()
 
@@ -371,12 +378,12 @@ def test_the_validation_interval_keeps_its_multiples(store: LogStatsStore) -> No
         assert [iteration for iteration, _ in kept] == [0, 20, 40, 60, 80]
 
 
-def test_scores_can_be_subsampled_without_an_interval(store: LogStatsStore) -> None:
+def test_scores_can_be_subsampled_without_an_interval(store: LogStatsStore, few_points: int) -> None:
     """Without one, the points' own distance is the step's unit."""
-    store.store_validation_iteration_scores(RUN, single(*((i * 10, 0.5) for i in range(1500))))
+    store.store_validation_iteration_scores(RUN, single(*((i * 10, 0.5) for i in range(150))))
     iterations = [iteration for iteration, _ in stored_scores(store, subsample=True)]
-    assert len(iterations) <= SUBSAMPLE_POINTS_MAX
-    assert iterations[-1] == 14_990
+    assert len(iterations) <= few_points
+    assert iterations[-1] == 1490
     assert set(np.diff(iterations[:-1]).tolist()) == {20}
 
 
