@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from dacapo_store.base import Base
-from dacapo_store.given_before import Given, GivenBefore, Objects
+from dacapo_store.given_before import Given, GivenBefore, rows_held
 from dacapo_store.history import (
     TRAINING,
     VALIDATION,
@@ -292,20 +292,14 @@ class LogStatsStore(StatsStore):
     ) -> None:
         """Store what an object holds, or only what is behind the rows that it held before."""
         held = getattr(given, attribute, None)
-        if not isinstance(held, list):
-            rows = rows_of(given)
-            self._decide(kind, run, lambda history: storing(kind, run, history, rows), trains=run)
-            return
-        # A copy: a thread may append to the list, and only what was stored counts as given.
-        objects = tuple(held)
         before = _given_before.find(given, _key_of(self._base, kind, run))
-        stored = before and self._stored_behind(kind, run, before, objects, rows_of)
-        stored = stored or self._stored_whole(kind, run, objects, rows_of)
+        stored = before and self._stored_behind(kind, run, before, held, rows_of)
+        stored = stored or self._stored_whole(kind, run, given, held, rows_of)
         if stored is not None:
             _given_before.put(given, stored)
 
     def _stored_behind(
-        self, kind: Kind[R], run: str, before: Given, objects: Objects, rows_of: Callable[[Any], R]
+        self, kind: Kind[R], run: str, before: Given, held: Any, rows_of: Callable[[Any], R]
     ) -> Given | None:
         """Store the rows behind those that were given before; None when all must be looked at.
 
@@ -315,31 +309,40 @@ class LogStatsStore(StatsStore):
         log, stream = self._base.log, kind.stream(run)
         if kind is TRAINING:
             self._base.settle(stream)
-        if not before.grown(objects) or log.stream_version(stream) != before.events - 1:
+        if log.stream_version(stream) != before.events - 1:
             return None
-        rows = rows_of(objects[len(before.objects) :])
-        if not len(rows):
+        grown = before.rows.grown(held)
+        if grown is None:
+            return None
+        known, new = grown
+        if not len(new):
             log.sync()
-            return before
+            return replace(before, rows=known)
+        rows = rows_of(new)
         if rows.iterations.min() < before.begins:
             return None
+        known.read_as(rows)
         events = rows.recorded(run, before.epoch)
         try:
             self._base.append(stream, events, expected=before.events - 1, trains=run)
         except ExpectedVersionError:
             return None
-        return replace(before, objects=objects, events=before.events + len(events))
+        return replace(before, rows=known, events=before.events + len(events))
 
     def _stored_whole(
-        self, kind: Kind[R], run: str, objects: Objects, rows_of: Callable[[Any], R]
+        self, kind: Kind[R], run: str, given: Any, held: Any, rows_of: Callable[[Any], R]
     ) -> Given | None:
-        """Store all rows; None when there are none."""
-        rows = rows_of(objects)
+        """Store all rows; None when there are none, or when they are not held in a way that can be known."""
+        copied = rows_held(held)
+        rows = rows_of(given if copied is None else copied[1])
         after = self._decide(kind, run, lambda history: storing(kind, run, history, rows), trains=run)
-        if not len(rows):
+        if copied is None or not len(rows):
             return None
-        begins = int(rows.iterations.min())
-        return Given(_key_of(self._base, kind, run), objects, begins, after.epoch, after.events)
+        known = copied[0]
+        known.read_as(rows)
+        return Given(
+            _key_of(self._base, kind, run), known, int(rows.iterations.min()), after.epoch, after.events
+        )
 
     def _decide(
         self,

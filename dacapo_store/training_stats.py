@@ -72,7 +72,7 @@ class TrainingStats:
         (2, [0.5, 0.25])
     """
 
-    __slots__ = ("_table",)
+    __slots__ = ("__weakref__", "_table")
 
     _table: StatsTable
 

@@ -37,14 +37,18 @@ class StatsTable:
     """The rows as arrays; the arrays are longer than the table, so that there is room to grow.
 
     A column exists if and only if a row has its scalar.
+
+    Attributes:
+        generation: As long as it is the same object, nothing but appending has happened to the rows.
     """
 
-    __slots__ = ("columns", "iterations", "length")
+    __slots__ = ("columns", "generation", "iterations", "length")
 
     def __init__(self, iterations: NDArray[np.int64] | None = None) -> None:
         self.iterations = np.empty(0, dtype=np.int64) if iterations is None else iterations
         self.columns: dict[str, Column] = {}
         self.length = len(self.iterations)
+        self.generation = object()
 
     def __len__(self) -> int:
         return self.length
@@ -125,6 +129,8 @@ class StatsTable:
         if other is not self:
             copy = other.take(slice(None))
             self.iterations, self.columns, self.length = copy.iterations, copy.columns, copy.length
+            # Last: a thread that reads it first and then the rows takes none of them for the older ones.
+            self.generation = object()
 
     def drop_empty_columns(self) -> None:
         """Forget scalars that no row has."""

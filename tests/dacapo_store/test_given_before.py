@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import attrs
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dacapo_store import FileStatsStore, ValidationIterationScores
+from dacapo_store import FileStatsStore, TrainingIterationStats, TrainingStats, ValidationIterationScores
 from dacapo_store.base import Base
 
 if TYPE_CHECKING:
@@ -39,6 +42,24 @@ class Row:
         """The iteration, counted."""
         self.reads += 1
         return self._iteration
+
+
+@attrs.define(slots=False)
+class AttrsRow:
+    """A row of DaCapo's make: its ``==`` compares all of its fields."""
+
+    iteration: int
+    loss: float
+    time: float = 0.1
+
+
+@attrs.define(slots=False)
+class CarelessRow:
+    """A row whose ``==`` does not look at everything."""
+
+    iteration: int
+    loss: float = attrs.field(eq=False)
+    time: float = 0.1
 
 
 @pytest.fixture
@@ -131,6 +152,68 @@ def test_what_is_remembered_goes_with_the_object(store: FileStatsStore) -> None:
     assert row() is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "losses", "replaced"),
+    [
+        (AttrsRow, [0.5, 0.25, 0.125], 0.75),
+        (AttrsRow, [0.5, 0.0, 0.125], -0.0),
+        (AttrsRow, [0.5, float("nan"), 0.125], 0.75),
+        (CarelessRow, [0.5, 0.25, 0.125], 0.75),
+        (Row, [0.5, 0.25, 0.125], 0.75),
+    ],
+)
+def test_row_replaced_in_the_middle_is_noticed(
+    store: FileStatsStore, kind: type[Any], losses: list[float], replaced: float
+) -> None:
+    """Whatever its class takes for equal: the numbers that come back are those of the list."""
+    stats = Stats([kind(iteration, loss) for iteration, loss in enumerate(losses)])
+    store.store_training_stats("run", stats)
+    stats.iteration_stats[1] = kind(1, replaced)
+    stats.iteration_stats.append(kind(3, 0.0625))
+    store.store_training_stats("run", stats)
+    found = store.retrieve_training_stats("run").column("loss")
+    assert found.tobytes() == np.array([losses[0], replaced, losses[2], 0.0625]).tobytes()
+
+
+def test_further_scalar_of_a_replaced_row_is_noticed(store: FileStatsStore) -> None:
+    """A scalar that the class does not know is none that its ``==`` compares."""
+    rows = [AttrsRow(0, 0.5), AttrsRow(1, 0.25)]
+    for row, rate in zip(rows, (0.1, 0.2), strict=True):
+        row.rate = rate  # type: ignore[attr-defined]
+    stats = Stats(rows)
+    store.store_training_stats("run", stats)
+    stats.iteration_stats[0] = AttrsRow(0, 0.5)
+    stats.iteration_stats[0].rate = 0.3
+    store.store_training_stats("run", stats)
+    assert store.retrieve_training_stats("run").column("rate").tolist() == [0.3, 0.2]
+
+
+def test_columns_that_were_stored_are_not_compared_again(
+    store: FileStatsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of stats of ours a call takes what was appended since."""
+    stats = TrainingStats.from_columns(range(5), {"loss": [0.5] * 5})
+    store.store_training_stats("run", stats)
+    monkeypatch.delattr("dacapo_store.history.TrainingRows.common_prefix")
+    stats.add_iteration_stats(TrainingIterationStats(5, 0.25))
+    store.store_training_stats("run", stats)
+    assert _stored(store) == [*((n, 0.5) for n in range(5)), (5, 0.25)]
+
+
+def test_threads_that_store_one_object_store_it_once(store: FileStatsStore) -> None:
+    """Two calls may meet over what is known of the object."""
+    stats = Stats([AttrsRow(n, 0.5) for n in range(20)])
+    store.store_training_stats("run", stats)
+    for first in range(20, 60, 10):
+        stats.iteration_stats += [AttrsRow(n, 0.5) for n in range(first, first + 10)]
+        threads = [threading.Thread(target=store.store_training_stats, args=("run", stats)) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert _stored(store) == [(n, 0.5) for n in range(first + 10)]
+
+
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.lists(st.integers(0, 12), min_size=1, max_size=4)),
@@ -143,20 +226,24 @@ _STEPS = st.lists(
 )
 
 
-@given(_STEPS)
-def test_outcome_is_that_of_a_list_never_seen(tmp_path: Path, steps: list[tuple[str, Any]]) -> None:
+@given(st.sampled_from([Row, AttrsRow, CarelessRow, TrainingIterationStats]), _STEPS)
+def test_outcome_is_that_of_a_list_never_seen(
+    tmp_path: Path, kind: type[Any], steps: list[tuple[str, Any]]
+) -> None:
     """Whatever is done to the list in place, storing it is as storing an object that is new each time."""
     store = FileStatsStore(tmp_path / "stats")
     runs = [f"{kind} {Base.at(tmp_path).log.next_position}" for kind in ("same", "new")]
-    stats = Stats(_rows(0, 3))
+    rows = [kind(iteration, 0.5) for iteration in range(3)]
+    # Rows of ours lie in a table, which looks like a list.
+    stats: Any = TrainingStats(rows) if kind is TrainingIterationStats else Stats(rows)
     for number, (what, argument) in enumerate(steps):
         rows = stats.iteration_stats
         if what == "append":
-            rows += [Row(iteration, float(number)) for iteration in argument]
+            rows += [kind(iteration, float(number)) for iteration in argument]
         elif what == "cut":
             del rows[argument:]
         elif what == "replace" and argument < len(rows):
-            rows[argument] = Row(rows[argument].iteration, float(number))
+            rows[argument] = kind(rows[argument].iteration, float(number))
         elif what == "reverse":
             rows.reverse()
         elif what == "delete":
