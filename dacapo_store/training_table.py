@@ -8,8 +8,9 @@ behind it, deleting makes new arrays.
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from dacapo_store.training_iteration_stats import (
     OWN_NAMES,
     TrainingIterationStats,
     check_name,
-    known_row,
+    known_rows,
     scalars_of,
 )
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _CAPACITY_MIN: Final = 16
-_ROWS_PER_STEP: Final = 4096
+_ROWS_PER_STEP_MIN: Final = 4096
+_ROWS_PER_STEP_MAX: Final = 131_072
 
 # What numpy turns into float64 by itself, without parsing text and without asking for a None.
 _NUMBERS: Final = frozenset({bool, int, float, np.float64, np.float32, np.int64, np.int32, np.bool_})
@@ -54,11 +56,15 @@ class StatsTable:
         return self.length
 
     def __iter__(self) -> Iterator[TrainingIterationStats]:
-        start = 0
+        return chain.from_iterable(self._steps())
+
+    def _steps(self) -> Iterator[list[TrainingIterationStats]]:
+        """All rows, few at first, for whoever wants no more of them."""
+        start, step = 0, _ROWS_PER_STEP_MIN
         while start < self.length:
-            stop = min(start + _ROWS_PER_STEP, self.length)
-            yield from self.rows(start, stop)
-            start = stop
+            stop = min(start + step, self.length)
+            yield self.rows(start, stop)
+            start, step = stop, min(2 * step, _ROWS_PER_STEP_MAX)
 
     @property
     def last_iteration(self) -> int | None:
@@ -79,14 +85,27 @@ class StatsTable:
 
     def rows(self, start: int, stop: int) -> list[TrainingIterationStats]:
         """Make the objects for some rows."""
-        scalars: list[dict[str, float]] = [{} for _ in range(start, stop)]
-        for name, column in self.columns.items():
-            values = column.values[start:stop].tolist()
-            there = [True] * len(values) if column.mask is None else column.mask[start:stop].tolist()
-            for row, value, is_there in zip(scalars, values, there, strict=True):
-                if is_there:
-                    row[name] = value
-        return list(map(known_row, self.iterations[start:stop].tolist(), scalars))
+        loss, time = (self._items(name, start, stop) for name in OWN_NAMES)
+        names = [name for name in self.columns if name not in OWN_NAMES]
+        others = None
+        if names:
+            items = zip(*(self._items(name, start, stop) for name in names), strict=True)
+            others = [
+                {name: value for name, value in zip(names, row, strict=True) if value is not None}
+                for row in items
+            ]
+        return known_rows(self.iterations[start:stop].tolist(), loss, time, others)
+
+    def _items(self, name: str, start: int, stop: int) -> Iterable[float | None]:
+        """A scalar of some rows; None where a row does not have it."""
+        column = self.columns.get(name)
+        if column is None:
+            return repeat(None, stop - start)
+        items: list[float | None] = column.values[start:stop].tolist()
+        if column.mask is not None:
+            for place in np.flatnonzero(~column.mask[start:stop]).tolist():
+                items[place] = None
+        return items
 
     def append(self, row: TrainingIterationStats) -> None:
         """Put a row behind the last."""
