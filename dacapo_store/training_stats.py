@@ -41,6 +41,7 @@ from dacapo_store.training_table import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
@@ -196,6 +197,23 @@ class TrainingStats:
         if not isinstance(chosen, slice) and not chosen.size:
             chosen = slice(0)  # an empty list would be an array of floats
         return TrainingStats(self._table.take(chosen))
+
+    def to_arrow(self) -> pa.Table:
+        """Give all rows as an Arrow table, without a copy: ``iteration`` (int64), then each scalar (double).
+
+        ``loss`` and ``time`` are always there. A scalar that a row does not have is null.
+        """
+        import pyarrow as pa
+
+        count, columns = len(self._table), dict.fromkeys([*OWN_NAMES, *self.columns])
+        # Not pa.array, which loads pandas where that is installed.
+        arrays = [pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(self.iterations)])]
+        for name in columns:
+            present = self._table.present(name)
+            mask = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+            values = pa.py_buffer(self._table.values(name))
+            arrays.append(pa.Array.from_buffers(pa.float64(), count, [mask, values]))
+        return pa.Table.from_arrays(arrays, names=["iteration", *columns])
 
     def to_xarray(self, scalar: str = "loss") -> xr.DataArray:
         """Give one scalar as an ``xarray.DataArray`` over ``iterations``; NaN where it is absent.

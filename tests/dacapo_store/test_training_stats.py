@@ -217,6 +217,27 @@ def test_to_xarray_gives_the_loss_over_iterations() -> None:
     assert TrainingStats().to_xarray().shape == (0,)
 
 
+@given(st.lists(rows, max_size=20))
+def test_to_arrow_gives_every_bit_and_null_for_what_is_absent(some: list[Row]) -> None:
+    """The table has what the rows have, loss and time always."""
+    table = TrainingStats(some).to_arrow()
+    table.validate(full=True)
+    names = dict.fromkeys(["iteration", "loss", "time", *(name for row in some for name in row.scalars)])
+    assert set(table.column_names) == set(names)
+    assert table.column("iteration").to_pylist() == [row.iteration for row in some]
+    for name in list(names)[1:]:
+        found = [None if value is None else bits(value) for value in table.column(name).to_pylist()]
+        assert found == [bits(row.scalars[name]) if name in row.scalars else None for row in some]
+
+
+def test_to_arrow_does_not_change_with_the_stats() -> None:
+    """It shares their memory, which is never written again."""
+    stats = some_stats(0, 1)
+    table = stats.to_arrow()
+    stats.add_iteration_stats(Row(0, loss=9.0))
+    assert table.column("loss").to_pylist() == [0.0, 0.5]
+
+
 def test_without_xarray_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ImportError, match="pip install xarray"):

@@ -218,6 +218,7 @@ def retrieve_training_stats(size: Size) -> Section:
         f"{DacapoStore.name}, as DaCapo's objects": (DacapoStore, "objects"),
         f"{DacapoStore.name}, as numpy": (DacapoStore, "numpy"),
         f"{DacapoStore.name}, as Arrow": (DacapoStore, "arrow"),
+        f"{DacapoStore.name}, as Arrow by SQL": (DacapoStore, "sql"),
         DacapoFiles.name: (DacapoFiles, "objects"),
     }
     section.rows = {name: Row(note=peer.absent() or "") for name, (peer, _) in forms.items()}
@@ -233,7 +234,7 @@ def retrieve_training_stats(size: Size) -> Section:
                         in_child(retrieve_stats, bases[peer], peer, form, python=peer.python)
                     )
     _check_equal(section.rows)
-    objects, numpy, arrow, upstream = forms
+    objects, numpy, arrow, _, upstream = forms
     section.goals = [
         Goal(
             "wall time over DaCapo's, as objects",
@@ -282,18 +283,22 @@ def retrieve_stats(folder: Path, peer: type[Peer], form: str) -> Figures:
 
     with metered() as meter:
         store = peer(folder).stats_store()
-        if form == "arrow":
+        if form == "sql":
             sql = "SELECT iteration, loss, time FROM training_stats WHERE run = ? ORDER BY position, ordinal"
-            table = Base.at(folder).views.arrow(sql, [RUN])
-            answer: Any = tuple(column.to_numpy() for column in table.columns)
+            answer: Any = Base.at(folder).views.arrow(sql, [RUN])
         else:
             stats = store.retrieve_training_stats(RUN)
-            if form == "numpy":
+            if form == "arrow":
+                answer = stats.to_arrow()
+            elif form == "numpy":
                 answer = stats.iterations, stats.column("loss"), stats.column("time")
             else:
                 answer = list(stats.iteration_stats)
+    # What follows reads every number of the answer, whatever its form.
     if form == "objects":
         answer = [[getattr(row, name) for row in answer] for name in ("iteration", "loss", "time")]
+    elif form in ("arrow", "sql"):
+        answer = [answer.column(name).to_numpy() for name in ("iteration", "loss", "time")]
     return {
         "wall ms": 1e3 * meter.seconds,
         "CPU ms": 1e3 * meter.cpu_seconds,
