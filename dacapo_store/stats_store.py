@@ -281,7 +281,7 @@ class LogStatsStore(StatsStore):
         """The run's ``iteration`` and its scalars; a masked element is one that a row does not have."""
         self._base.settle_if_possible()
         # There are several queries and one state: another process may store between them.
-        as_of = {"position": self._base.views.catch_up(), "run": run}
+        as_of = {"position": self._base.log.next_position, "run": run}
         table: dict[str, npt.NDArray[Any]] = self._base.query(_STATS, as_of).fetchnumpy()
         for (name,) in self._base.query(_OTHER_SCALARS, as_of).fetchall():
             table[name] = self._base.query(_SCALAR, {**as_of, "name": name}).fetchnumpy()["value"]

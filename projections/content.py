@@ -1,28 +1,29 @@
 """One database of read models and what has been applied to it: opening, folding, stopping.
 
 1. A new database attaches the newest usable snapshot, if there is any, and goes on from its position.
-2. Everything new is read as Arrow and registered once as ``batch``.
-3. Every read model that the events concern folds it with its SQL, and the checkpoints advance, in one
-   DuckDB transaction: a crash or an error leaves all of it or nothing.
-4. If that fails, each read model folds alone, in a transaction of its own. One that fails again is
+2. A read model is defined, and follows the log, from the first query on that may name one of its views.
+   What came before is applied to it then. All that are in use stand at one position.
+3. Everything new is read as Arrow and registered once as ``batch``.
+4. Every read model in use that the events concern folds it with its SQL, in one DuckDB transaction: a crash
+   or an error leaves all of it or nothing.
+5. If that fails, each read model folds alone, in a transaction of its own. One that fails again is
    brought up to the very event that it cannot fold, and stops there; the others go on.
 
 An error that says nothing about the events (no memory, a damaged snapshot) is passed on, and whoever
 called begins again with another database.
 """
 
-# ruff: noqa: S608 - the SQL is put together from constants of this package, never from input
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from projections.database import Database, parsed
+from projections.database import Database
 from projections.errors import CatchUpError, ReadModelStoppedError
-from projections.event_source import EventSource
+from projections.event_source import EventSource, Prefix
 from projections.projection import Projection
 from projections.snapshot import CATALOG, Snapshot
 
@@ -49,9 +50,10 @@ class Content:
     Attributes:
         database: Where the rows are.
         snapshot: The file that holds the older ones, or None.
-        position: How many events have been applied, those in the snapshot included.
+        position: How many events have been applied to the read models in use, those in the snapshot included.
         tail_bytes: The size in memory of the events that were applied behind the snapshot.
         stopped: The read models that met an event they cannot fold, with the error that says which.
+        in_use: The names of the read models that are defined.
     """
 
     def __init__(
@@ -59,13 +61,14 @@ class Content:
     ) -> None:
         self.database = database
         self.snapshot = snapshot
-        self.position = 0
+        self.position = 0 if snapshot is None else snapshot.position
         self.tail_bytes = 0
         self.stopped: dict[str, ReadModelStoppedError] = {}
+        self.in_use: frozenset[str] = frozenset()
         self._projections = projections
-        self._define()
-        if snapshot is not None:
-            self._go_on_from(snapshot)
+        for checkpoint in () if snapshot is None else snapshot.checkpoints:
+            if checkpoint.stopped is not None:
+                self.stopped[checkpoint.read_model] = checkpoint.stopped
 
     @property
     def snapshot_bytes(self) -> int:
@@ -83,6 +86,32 @@ class Content:
             for name in (view.name, f"{view.name}_at")
         }
 
+    @property
+    def checkpoints(self) -> dict[str, int]:
+        """How many events each read model in use has applied, by its name."""
+        return {
+            name: self.stopped[name].facts["position"] if name in self.stopped else self.position
+            for name in sorted(self.in_use)
+        }
+
+    def use(self, names: Collection[str], log: EventSource) -> None:
+        """Have these read models, up to the position of those that are in use already.
+
+        Raises:
+            CatchUpError: The log skipped a position.
+            Exception: As for ``follow``.
+        """
+        added = [each for each in self._projections if each.name in names and each.name not in self.in_use]
+        if not added:
+            return
+        self._define(added)
+        start = 0 if self.snapshot is None else self.snapshot.position
+        if self.in_use and start < self.position:
+            for batch in _large_batches(Prefix(log, self.position).read_batches(start)):
+                start = _end_of(batch, expected_start=start)
+                self._apply(batch, self._going(added))
+        self.in_use |= {each.name for each in added}
+
     def follow(self, log: EventSource) -> None:
         """Apply every event that the log has by now.
 
@@ -90,9 +119,12 @@ class Content:
             CatchUpError: The log skipped a position.
             Exception: Something outside the events is wrong; this content is of no use any more.
         """
+        if not self.in_use:
+            return
+        in_use = [each for each in self._projections if each.name in self.in_use]
         for batch in _large_batches(log.read_batches(self.position)):
             end = _end_of(batch, expected_start=self.position)
-            self._apply(batch)
+            self._apply(batch, self._going(in_use))
             self.position = end
             self.tail_bytes += batch.nbytes
 
@@ -102,29 +134,19 @@ class Content:
             return False
         return "Corrupt database file" in str(error) or str(self.snapshot.path) in str(error)
 
-    def _define(self) -> None:
+    def _define(self, projections: Iterable[Projection]) -> None:
         catalog = None if self.snapshot is None else CATALOG
-        reached = {} if self.snapshot is None else self.snapshot.positions
-        checkpoints = [
-            value for each in self._projections for value in (each.name, reached.get(each.name, 0))
-        ]
-        places = ", ".join("(?, ?)" for _ in self._projections)
         with self.database.transaction() as connection:
-            connection.execute("CREATE TABLE tail.checkpoints (read_model VARCHAR, position UBIGINT)")
-            connection.execute(f"INSERT INTO tail.checkpoints VALUES {places}", checkpoints)
-            for projection in self._projections:
-                texts = projection.table_definitions(catalog) + projection.view_definitions()
+            for projection in projections:
+                texts = projection.table_definitions(catalog)
+                if projection.name not in self.stopped:
+                    texts += projection.view_definitions()
                 connection.execute(";".join(texts))
 
-    def _go_on_from(self, snapshot: Snapshot) -> None:
-        self.position = snapshot.position
-        projections = {projection.name: projection for projection in self._projections}
-        for checkpoint in snapshot.checkpoints:
-            if checkpoint.stopped is not None:
-                self._stop(projections[checkpoint.read_model], checkpoint.stopped)
+    def _going(self, projections: Iterable[Projection]) -> list[Projection]:
+        return [projection for projection in projections if projection.name not in self.stopped]
 
-    def _apply(self, batch: pa.Table) -> None:
-        going = [projection for projection in self._projections if projection.name not in self.stopped]
+    def _apply(self, batch: pa.Table, going: Sequence[Projection]) -> None:
         try:
             _fold(self.database, going, batch)
         except Exception as error:  # whichever read model it was, and why, is found out one by one
@@ -199,17 +221,11 @@ def _end_of(batch: pa.Table, *, expected_start: int) -> int:
 
 
 def _fold(database: Database, projections: Sequence[Projection], batch: pa.Table) -> None:
-    """Apply a batch to several read models, and advance their checkpoints, in one transaction."""
+    """Apply a batch to several read models in one transaction."""
     event_types = frozenset(pc.unique(batch["type"]).to_pylist())
-    names = [projection.name for projection in projections]
-    places = ", ".join("?" for _ in names)
     with database.batch(batch), database.transaction() as connection:
         for projection in projections:
             projection.apply(connection, event_types)
-        if names:
-            update = f"UPDATE tail.checkpoints SET position = ? WHERE read_model IN ({places})"
-            end = batch["position"][-1].as_py() + 1
-            connection.execute(parsed(connection, update), [end, *names])
 
 
 def _stopped_error(projection: Projection, event: pa.Table, cause: Exception) -> ReadModelStoppedError:

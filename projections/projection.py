@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from projections.database import parsed
@@ -117,9 +118,9 @@ class Projection:
     def apply(self, connection: duckdb.DuckDBPyConnection, event_types: frozenset[str]) -> None:
         """Fold the events of the relation ``batch`` into this read model.
 
-        The runner calls this inside the transaction that also advances the checkpoint, so each
-        event counts exactly once and a failure leaves neither behind. Any exception stops this
-        projection at its checkpoint; the others go on.
+        The runner calls this inside a transaction and advances the checkpoint when that has ended well,
+        so each event counts exactly once. After a failure in between nothing of the database is used any
+        more. Any exception stops this projection at its checkpoint; the others go on.
 
         The result depends on the events alone: no clock, no randomness, no other read model.
 
@@ -137,6 +138,11 @@ class Projection:
         if steps:
             for table in self.scratch:
                 connection.execute(parsed(connection, f"DELETE FROM tail.{table.name}"))
+
+    @cached_property
+    def public_names(self) -> frozenset[str]:
+        """The names of its views and macros."""
+        return frozenset(name for view in self.views for name in (view.name, f"{view.name}_at"))
 
     def table_definitions(self, snapshot: str | None) -> list[str]:
         """The DDL of the tables, and of the whole history of each.

@@ -200,7 +200,7 @@ def _describe(connection: DuckDBPyConnection, content: Content, snapshots: Snaps
         f"CREATE TABLE {_MADE}.history.read_models "
         "(read_model VARCHAR NOT NULL, position UBIGINT NOT NULL, message VARCHAR, cause VARCHAR)"
     )
-    for read_model, position in connection.execute("FROM memory.tail.checkpoints").fetchall():
+    for read_model, position in content.checkpoints.items():
         stopped = content.stopped.get(read_model)
         connection.execute(
             f"INSERT INTO {_MADE}.history.read_models VALUES (?, ?, ?, ?)",

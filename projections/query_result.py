@@ -29,8 +29,8 @@ T = TypeVar("T")
 class Answers(Protocol):
     """What a result needs of the read models."""
 
-    def answer(self, ask: Callable[[Content], T]) -> T:
-        """Ask the caught up read models something."""
+    def answer(self, ask: Callable[[Content], T], *, of: str | None = None) -> T:
+        """Ask the caught up read models something: what this SQL asks for, or anything."""
 
     def gave_up(self, content: Content, error: duckdb.Error) -> bool:
         """Whether an error lies in the snapshot of this content; if so, it is not used any more."""
@@ -81,7 +81,7 @@ class QueryResult:
     def __init__(self, read_models: Answers, query: Query) -> None:
         self._read_models = read_models
         self._query = query
-        self._content, self._cursor = read_models.answer(query.run)
+        self._content, self._cursor = read_models.answer(query.run, of=query.sql)
         self._begun = False
 
     @property
@@ -115,7 +115,7 @@ class QueryResult:
         The query runs once more for it, since DuckDB decides on Arrow before it runs: it sees what
         it saw, or later commits as well. ``ReadModels.arrow`` runs it just once.
         """
-        return self._read_models.answer(self._query.arrow)
+        return self._read_models.answer(self._query.arrow, of=self._query.sql)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         while (row := self.fetchone()) is not None:
@@ -133,7 +133,7 @@ class QueryResult:
                         "A snapshot file turned out to be damaged after the first rows of this result were "
                         f"read ({error}). It is not used any more: query again."
                     ) from error
-                self._content, self._cursor = self._read_models.answer(self._query.run)
+                self._content, self._cursor = self._read_models.answer(self._query.run, of=self._query.sql)
             else:
                 self._begun = True
                 return rows

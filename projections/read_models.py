@@ -1,9 +1,10 @@
 """The read models of one log: catching up with it, and answering queries.
 
 A query asks the log for its next position. If the read models stand there, it runs; otherwise one
-thread applies all that is new first (see ``content``). It runs on a cursor of its own, while others
-run on theirs. So a query sees every commit that was acknowledged before it began, and how the events
-came, one by one or a million at once, shows nowhere.
+thread applies all that is new first (see ``content``), to the read models that some query of this
+process has asked for (see ``asked_for``). It runs on a cursor of its own, while others run on theirs. So
+a query sees every commit that was acknowledged before it began, and how the events came, one by one or a
+million at once, shows nowhere.
 
 Where there is a folder of snapshot files, the newest usable one holds the older rows, and only the
 events behind it are read. A process that has read many since then moves to a newer file, if there is
@@ -28,6 +29,7 @@ import duckdb
 
 from projections.answer import Answer
 from projections.arrays import ARRAYS
+from projections.asked_for import asked_for
 from projections.configs import CONFIGS
 from projections.content import ENVIRONMENT_ERRORS, Content
 from projections.database import Database
@@ -107,6 +109,7 @@ class ReadModels:
         self._memory_limit = memory_limit
         self._temporary = temporary
         self._projections = tuple(projections)
+        self._all = frozenset(projection.name for projection in self._projections)
         self._snapshots = None if snapshots is None else Snapshots(snapshots, log, self._projections)
         self._tail_limit = tail_limit
         self._tail_too_long = tail_too_long
@@ -116,15 +119,24 @@ class ReadModels:
 
     @property
     def position(self) -> int:
-        """How many events have been applied; 0 before the first query."""
+        """How many events have been applied to the read models in use; 0 before the first query."""
         content = self._own_state().content
         return 0 if content is None else content.position
 
     @property
     def stopped(self) -> Mapping[str, ReadModelStoppedError]:
-        """The read models that met an event they cannot fold, by name, with the error that says which."""
+        """The read models that met an event they cannot fold, by name, with the error that says which.
+
+        One that no query has asked for has met none yet; ``catch_up`` asks for all.
+        """
         content = self._own_state().content
         return {} if content is None else dict(content.stopped)
+
+    @property
+    def checkpoints(self) -> Mapping[str, int]:
+        """How many events each read model in use has applied, by name."""
+        content = self._own_state().content
+        return {} if content is None else content.checkpoints
 
     @property
     def tail_is_too_long(self) -> bool:
@@ -135,7 +147,7 @@ class ReadModels:
         )
 
     def catch_up(self) -> int:
-        """Apply every event that was committed before this call, all of them in one batch.
+        """Apply every event that was committed before this call to all read models, in one batch.
 
         Cheap when there is nothing new. A read model that cannot fold an event stops there, which
         raises nothing here; see ``stopped``.
@@ -148,7 +160,7 @@ class ReadModels:
                 call begins again.
             ReadModelsClosedError: ``close`` was called. Make new ones.
         """
-        return self._caught_up().position
+        return self._caught_up(self._all).position
 
     def query(self, sql: str, parameters: Parameters | None = None) -> QueryResult:
         """Run one SELECT over all that was committed before this call.
@@ -188,7 +200,7 @@ class ReadModels:
             CatchUpError: As for ``catch_up``.
             ReadModelsClosedError: As for ``catch_up``.
         """
-        return self.answer(Query(sql, parameters).arrow)
+        return self.answer(Query(sql, parameters).arrow, of=sql)
 
     def select(
         self,
@@ -233,7 +245,7 @@ class ReadModels:
             with as_of(cursor, there, pinned), within(cursor, seconds), missing_views_explained(content):
                 return Answer(cursor.sql(statement, params=parameters).to_arrow_table(), pinned)
 
-        return self.answer(ask)
+        return self.answer(ask, of=sql)
 
     def digests(self) -> dict[str, str]:
         """A SHA-256 over the rows of each read model, in order: equal content, equal digest.
@@ -246,15 +258,27 @@ class ReadModels:
         """
         return self.answer(self._digests)
 
-    def answer(self, ask: Callable[[Content], T]) -> T:
-        """Ask the caught up read models something, and again where a damaged snapshot was in the way."""
+    def answer(self, ask: Callable[[Content], T], *, of: str | None = None) -> T:
+        """Ask the caught up read models something, and again where a damaged snapshot was in the way.
+
+        Args:
+            ask: Asks.
+            of: The SQL that it will ask; None if it may be anything.
+        """
+        names = self._all if of is None else asked_for(of, self._projections)
         while True:
-            content = self._caught_up()
+            content = self._caught_up(names)
             try:
                 return ask(content)
             except duckdb.Error as error:
-                if not self.gave_up(content, error):
+                if self.gave_up(content, error):
+                    continue
+                # Something that the text has not told; and DuckDB's errors name what there is.
+                if names == self._all or not isinstance(
+                    error, duckdb.CatalogException | duckdb.BinderException
+                ):
                     raise
+                names = self._all
 
     def gave_up(self, content: Content, error: duckdb.Error) -> bool:
         """Whether an error lies in the snapshot of this content; if so, it is not used any more."""
@@ -286,24 +310,25 @@ class ReadModels:
         self._inherited.append(self._state)  # what is no longer referred to would be destroyed
         self._state = _State(closed=self._state.closed)
 
-    def _caught_up(self) -> Content:
+    def _caught_up(self, names: frozenset[str]) -> Content:
         state = self._own_state()
         next_position = self._log.next_position
         content = state.content
-        if content is None or content.position < next_position:
+        if content is None or content.position < next_position or not names <= content.in_use:
             with state.lock:
                 _refuse_closed(state)
-                content = self._advanced(state)
+                content = self._advanced(state, names)
             self._mind_tail(state)
         _refuse_closed(state)
         return content
 
-    def _advanced(self, state: _State) -> Content:
+    def _advanced(self, state: _State, names: frozenset[str]) -> Content:
         while True:
             # What fails half way is derived: rather than to find out how far it came, begin again.
             content, state.content = state.content, None
             try:
                 content = content or self._opened()
+                content.use(names, self._log)
                 content.follow(self._log)
             except BaseException as error:
                 if content is not None and content.is_damaged(error):
@@ -349,6 +374,7 @@ class ReadModels:
         with contextlib.suppress(duckdb.Error, MemoryError, CatchUpError), state.lock:
             newer = self._opened(above=above)
             if newer.snapshot is not None and state.content is content and not state.closed:
+                newer.use(content.in_use, self._log)
                 newer.follow(self._log)
                 state.content = newer
                 return True

@@ -133,11 +133,6 @@ class Snapshot:
     event_bytes: int
     checkpoints: tuple[Checkpoint, ...]
 
-    @property
-    def positions(self) -> dict[str, int]:
-        """How many events each read model has applied, by its name."""
-        return {checkpoint.read_model: checkpoint.position for checkpoint in self.checkpoints}
-
 
 class UnusableError(Exception):
     """Why a snapshot file is passed over. Never leaves this package."""
