@@ -94,6 +94,7 @@ class Base:
         background: What this process writes to it without being waited for.
         mongo: What its database shows of it, where its log is in MongoDB; otherwise None.
         loggers: The scalar loggers of this process that are open on it.
+        whole_folds: How many streams were read from their beginning to be shown; see ``folds``.
         as_of: The position that this is a view of; None for the base as it is.
     """
 
@@ -112,6 +113,7 @@ class Base:
         self.mongo = self._mongo_views()
         self.background = BackgroundWriter(_IN_BACKGROUND_MAX)
         self.loggers: weakref.WeakSet[ScalarLogger] = weakref.WeakSet()
+        self.whole_folds = 0
         self._told: set[tuple[int, str]] = set()
         self.settle_if_possible()
 
@@ -154,6 +156,11 @@ class Base:
         return self
 
     @property
+    def has_views(self) -> bool:
+        """Whether this process has the read models already."""
+        return self._views is not None
+
+    @property
     def views(self) -> ReadModels:
         """The read models over this base's log."""
         with self._views_lock:
@@ -177,7 +184,7 @@ class Base:
         """
         if parameters is not None:
             for each in parameters.values() if isinstance(parameters, Mapping) else parameters:
-                _check_text(each)
+                check_text(each)
         self.settle_if_possible()
         return self.views.query(sql, parameters)
 
@@ -367,7 +374,12 @@ class Base:
             self.mongo.after_fork()
 
 
-def _check_text(parameter: Any) -> None:
+def check_text(parameter: Any) -> None:
+    """Refuse a text that nothing can be stored under.
+
+    Raises:
+        ValueError: It is no Unicode text.
+    """
     if isinstance(parameter, str):
         try:
             parameter.encode()

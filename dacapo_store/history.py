@@ -61,6 +61,10 @@ class Rows(Protocol):
         """The events that record these rows; none for no rows."""
 
     @classmethod
+    def fits(cls, fact: Any, index: Any, values: Any) -> bool:
+        """Whether these lists are such as a store writes."""
+
+    @classmethod
     def of_event(cls, fact: Any, index: Any, values: Any) -> Self:
         """The rows that an event recorded."""
 
@@ -83,6 +87,8 @@ class History(Generic[R]):
         epoch: The run's epoch; rows are recorded in this one.
         cuts: Each epoch that has begun, with the iteration below which it kept earlier rows.
         events: How many events were folded: the stream version that the next one will get.
+        as_viewed: Whether the SQL views are sure to show just these rows. They are where every event is
+            such as a store writes; of others, what the views say counts.
     """
 
     parts: tuple[R, ...]
@@ -90,6 +96,7 @@ class History(Generic[R]):
     epoch: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
     events: int = 0
+    as_viewed: bool = True
 
     @property
     def rows(self) -> R:
@@ -167,41 +174,53 @@ def folded(history: History[R], events: Iterable[RecordedEvent]) -> History[R]:
             cannot be said: upgrade.
         SchemaVersionError: Likewise.
     """
-    return _folded(history, ((EVENT_TYPES.decode(event), event.index, event.values) for event in events))
+    decoded = ((event, EVENT_TYPES.decode(event)) for event in events)
+    return _folded(
+        history, ((fact, event.index, event.values, _is_own(event, fact)) for event, fact in decoded)
+    )
 
 
 def appended(history: History[R], events: Iterable[Event]) -> History[R]:
     """As ``folded``, for events that the caller has just appended behind the history."""
-    return _folded(history, ((EVENT_TYPES.fact(event), event.index, event.values) for event in events))
+    return _folded(history, ((EVENT_TYPES.fact(event), event.index, event.values, True) for event in events))
 
 
-def _folded(history: History[R], facts: Iterable[tuple[object, Any, Any]]) -> History[R]:
+def _folded(history: History[R], told: Iterable[tuple[object, Any, Any, bool]]) -> History[R]:
     rows_type = type(history.parts[0])
     old, new = list(history.parts), list[R]()
     ends, epoch, cuts, count = history.ends, history.epoch, list(history.cuts), history.events
-    for fact, index, values in facts:
+    as_viewed = history.as_viewed
+    for fact, index, values, is_own in told:
         count += 1
+        as_viewed = as_viewed and is_own
         match fact:
             case TrainingStatsRecorded() | ValidationScoresRecorded():
+                as_viewed = as_viewed and rows_type.fits(fact, index, values)
                 rows = rows_type.of_event(fact, index, values)
                 # Only where the event that began it was lost is this epoch a new one.
                 epoch = max(epoch, fact.epoch)
                 new.append(_still_in_view(rows, fact.epoch, cuts))
-            case (
-                TrainingEpochBegun(epoch=epoch, keeps_below=cut)
-                | ValidationEpochBegun(epoch=epoch, keeps_below=cut)
-            ):
+            case TrainingEpochBegun(keeps_below=cut) | ValidationEpochBegun(keeps_below=cut):
+                as_viewed = as_viewed and fact.epoch > epoch
+                epoch = fact.epoch
                 cuts.append((epoch, cut))
                 old, new = ([_below(part, cut) for part in parts] for parts in (old, new))
                 ends = _end([*old, *new])
-            case TrainingStatsDeleted(epoch=epoch) | ValidationScoresDeleted(epoch=epoch):
+            case TrainingStatsDeleted() | ValidationScoresDeleted():
+                as_viewed = as_viewed and fact.epoch > epoch
+                epoch = fact.epoch
                 cuts.append((epoch, KEEPS_NOTHING))
                 old, new, ends = [], [], None
     if count == history.events:
         return history
     last = rows_type.joined(new)
     ends = max((end for end in (ends, _end([last])) if end is not None), default=None)
-    return History(_with(old, last), ends, epoch, tuple(cuts), count)
+    return History(_with(old, last), ends, epoch, tuple(cuts), count, as_viewed)
+
+
+def _is_own(event: RecordedEvent, fact: Any) -> bool:
+    """Whether the event is in the stream of the run that it names: views go by the name."""
+    return bool(event.stream.partition("/")[2] == getattr(fact, "run", None))
 
 
 def _with(parts: list[R], last: R) -> tuple[R, ...]:

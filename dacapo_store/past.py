@@ -44,6 +44,11 @@ class PastBase(Base):
         return self._present
 
     @property
+    def has_views(self) -> bool:
+        """Whether this process has the present base's read models already."""
+        return self._present.has_views
+
+    @property
     def views(self) -> ReadModels:
         """The read models as of the position."""
         return self._past_views

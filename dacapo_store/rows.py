@@ -63,13 +63,22 @@ class TrainingRows:
         return len(self.iterations)
 
     @classmethod
+    def fits(
+        cls, fact: TrainingStatsRecorded, index: pa.Int64Array | None, values: pa.DoubleArray | None
+    ) -> bool:
+        """Whether there is one number for each of the iterations and columns, all of other names."""
+        width = len(fact.columns)
+        return _fits(index, values, width) and len(set(fact.columns)) == width
+
+    @classmethod
     def of_event(cls, fact: TrainingStatsRecorded, index: pa.Int64Array, values: pa.DoubleArray) -> Self:
         """The rows that an event recorded."""
         count = len(index)
         numbers, present = _numbers(values), _present(values)
         places = [slice(place * count, (place + 1) * count) for place in range(len(fact.columns))]
+        made = Scalar if present.all() else Scalar.of
         scalars = {
-            name: Scalar.of(numbers[place], present[place])
+            name: made(numbers[place], present[place])
             for name, place in zip(fact.columns, places, strict=True)
         }
         return cls(_numbers(index), scalars)
@@ -156,6 +165,14 @@ class ValidationRows:
         pairs = list(pairs)
         iterations = np.array([iteration for iteration, _ in pairs], dtype=np.int64)
         return cls(iterations, tuple(scores for _, scores in pairs))
+
+    @classmethod
+    def fits(
+        cls, fact: ValidationScoresRecorded, index: pa.Int64Array | None, values: pa.DoubleArray | None
+    ) -> bool:
+        """Whether there is one number, and no null, for each of the iterations and lengths."""
+        lengths = list(itertools.chain.from_iterable(fact.lengths))
+        return _fits(index, values, sum(lengths)) and not _nulls(values) and min(lengths, default=0) >= 0
 
     @classmethod
     def of_event(cls, fact: ValidationScoresRecorded, index: pa.Int64Array, values: pa.DoubleArray) -> Self:
@@ -261,6 +278,16 @@ def _with_nulls(values: Numbers, present: Flags) -> Any:
 
     buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(values)]
     return pa.Array.from_buffers(pa.float64(), len(values), buffers)
+
+
+def _fits(index: Any, values: Any, width: int) -> bool:
+    return (
+        index is not None and values is not None and not _nulls(index) and len(values) == len(index) * width
+    )
+
+
+def _nulls(array: Any) -> int:
+    return int(getattr(array, "null_count", 0))
 
 
 def _width(structure: Structure) -> int:

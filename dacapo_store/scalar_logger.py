@@ -273,8 +273,8 @@ class ScalarLogger:
 
     def _greatest_iteration(self) -> int | None:
         """The greatest iteration of the run that is in view; asked only after others have written."""
+        from dacapo_store.folds import history_of
         from dacapo_store.history import TRAINING
-        from dacapo_store.stats_store import history_of
 
         return history_of(self._base, TRAINING, self.run).ends
 

@@ -2,24 +2,22 @@
 
 Owns the way of a store call: fold what is new of the run's stream, decide by the rule of
 ``history``, append with the stream version that was decided on, and decide anew when another
-process was faster. Whatever is retrieved is asked of the SQL views.
-
-A call writes what is new and reads what is new: the folds of the last few runs are kept, and as
-they are immutable values over an append-only stream, threads and forked children may share them.
+process was faster. Whatever is retrieved is asked of the SQL views, where this process has any; else the fold
+answers, which says the same (``folds``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from dacapo_store.base import Base
+from dacapo_store.base import Base, check_text
+from dacapo_store.folds import history_of, history_to_show, keep, key_of
 from dacapo_store.given_before import Given, GivenBefore, rows_held
 from dacapo_store.history import (
     TRAINING,
@@ -29,7 +27,6 @@ from dacapo_store.history import (
     Rows,
     appended,
     deleting,
-    folded,
     storing,
 )
 from dacapo_store.names import run_name_of
@@ -37,7 +34,9 @@ from dacapo_store.rows import Scalar, Scores, Structure, TrainingRows, Validatio
 from dacapo_store.scalar_logger import FLUSH_ROWS, FLUSH_SECONDS, ScalarLogger
 from dacapo_store.scalars import as_iteration, describe
 from dacapo_store.store_paths import absolute_path, base_of_store
+from dacapo_store.training_iteration_stats import OWN_NAMES
 from dacapo_store.training_stats import TrainingStats, as_training_stats
+from dacapo_store.training_table import Column, StatsTable
 from dacapo_store.validation_scores import (
     ValidationIterationScores,
     flatten_scores,
@@ -56,11 +55,10 @@ if TYPE_CHECKING:
     from eventstore import Event
 
 R = TypeVar("R", bound=Rows)
+_ScoresRow = tuple[int, Sequence[Sequence[int]], Sequence[float]]
 
 SUBSAMPLE_POINTS_MAX: Final = 1000
 """How many points ``subsample`` leaves at most."""
-
-_FOLDS_KEPT_MAX: Final = 8
 
 _STATS: Final = """
     SELECT iteration, loss, time FROM training_stats_at($position) WHERE run = $run
@@ -236,12 +234,11 @@ class LogStatsStore(StatsStore):
 
     def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> TrainingStats:  # noqa: FBT001, FBT002 - DaCapo's signature
         """The training stats of a run; see ``StatsStore``."""
-        table = self._training_table(run_name_of(run_name))
-        iterations = table.pop("iteration")
-        shown = subsampled(iterations) if subsample else slice(None)
-        return TrainingStats.from_columns(
-            iterations[shown], {name: values[shown] for name, values in table.items()}
-        )
+        run = run_name_of(run_name)
+        self._base.settle_if_possible()
+        history = self._history_to_show(TRAINING, run)
+        stats = self._viewed_stats(run) if history is None else _stats_of(history.rows)
+        return stats.take(subsampled(stats.iterations)) if subsample else stats
 
     def store_validation_iteration_scores(self, run_name: Any, scores: Any) -> None:
         """Store the validation scores of a run; see ``StatsStore``."""
@@ -258,8 +255,13 @@ class LogStatsStore(StatsStore):
         run = run_name_of(run_name)
         if validation_interval is not None and validation_interval < 1:
             raise ValueError(f"validation_interval is 1 or more, or None for all, not {validation_interval}")
-        parameters = {"run": run, "interval": 1 if validation_interval is None else validation_interval}
-        rows = self._base.query(_SCORES, parameters).fetchall()
+        interval = 1 if validation_interval is None else validation_interval
+        self._base.settle_if_possible()
+        history = self._history_to_show(VALIDATION, run)
+        if history is None:
+            rows = self._viewed_scores(run, interval)
+        else:
+            rows = _scores_of(history.rows.take(history.rows.iterations % interval == 0))
         if subsample:
             rows = [rows[place] for place in subsampled([iteration for iteration, *_ in rows])]
         return [
@@ -277,22 +279,31 @@ class LogStatsStore(StatsStore):
         run = run_name_of(run_name)
         self._decide(VALIDATION, run, lambda history: deleting(VALIDATION, run, history))
 
-    def _training_table(self, run: str) -> dict[str, npt.NDArray[Any]]:
-        """The run's ``iteration`` and its scalars; a masked element is one that a row does not have."""
-        self._base.settle_if_possible()
+    def _history_to_show(self, kind: Kind[R], run: str) -> History[R] | None:
+        check_text(run)
+        return history_to_show(self._base, kind, run)
+
+    def _viewed_stats(self, run: str) -> TrainingStats:
+        """The run's training stats, as the views have them."""
         # There are several queries and one state: another process may store between them.
         as_of = {"position": self._base.log.next_position, "run": run}
         table: dict[str, npt.NDArray[Any]] = self._base.query(_STATS, as_of).fetchnumpy()
+        iterations = table.pop("iteration")
         for (name,) in self._base.query(_OTHER_SCALARS, as_of).fetchall():
             table[name] = self._base.query(_SCALAR, {**as_of, "name": name}).fetchnumpy()["value"]
-        return table
+        return TrainingStats.from_columns(iterations, table)
+
+    def _viewed_scores(self, run: str, interval: int) -> list[_ScoresRow]:
+        """The run's scores at multiples of an interval, as the views have them."""
+        rows: list[_ScoresRow] = self._base.query(_SCORES, {"run": run, "interval": interval}).fetchall()
+        return rows
 
     def _store(
         self, kind: Kind[R], run: str, given: Any, attribute: str, rows_of: Callable[[Any], R]
     ) -> None:
         """Store what an object holds, or only what is behind the rows that it held before."""
         held = getattr(given, attribute, None)
-        before = _given_before.find(given, _key_of(self._base, kind, run))
+        before = _given_before.find(given, key_of(self._base, kind, run))
         stored = before and self._stored_behind(kind, run, before, held, rows_of)
         stored = stored or self._stored_whole(kind, run, given, held, rows_of)
         if stored is not None:
@@ -341,7 +352,7 @@ class LogStatsStore(StatsStore):
         known = copied[0]
         known.read_as(rows)
         return Given(
-            _key_of(self._base, kind, run), known, int(rows.iterations.min()), after.epoch, after.events
+            key_of(self._base, kind, run), known, int(rows.iterations.min()), after.epoch, after.events
         )
 
     def _decide(
@@ -372,7 +383,7 @@ class LogStatsStore(StatsStore):
                 continue
             # Not read again: nobody has come in between, and what follows the next call will read.
             after = appended(history, events)
-            _recent.put(_key_of(self._base, kind, run), after)
+            keep(self._base, kind, run, after)
             return after
 
 
@@ -412,46 +423,27 @@ class FileStatsStore(LogStatsStore):
         return self.path / "validation_scores"
 
 
-def history_of(base: Base, kind: Kind[R], run: str) -> History[R]:
-    """The run's history as of now; only what came since the last call is read."""
-    log, stream = base.log, kind.stream(run)
-    key = _key_of(base, kind, run)
-    known: History[R] = _recent.get(key) or kind.unwritten()
-    if known.events > (log.stream_version(stream) or 0) + 1:
-        known = kind.unwritten()
-    history = folded(known, log.read_stream(stream, from_version=known.events))
-    _recent.put(key, history)
-    return history
-
-
-def _key_of(base: Base, kind: Kind[R], run: str) -> _Key:
-    # The path as well: a copy of a base has the log id of the original.
-    return base.path, base.log.log_id, kind.stream(run)
-
-
-_Key = tuple[Path, bytes, str]
-
-
-class _RecentFolds:
-    """The last few histories that this process folded, of whatever base.
-
-    The dict is replaced and never changed, so that threads need no lock here, and a fork in the
-    middle of a call cannot leave one locked.
-    """
-
-    def __init__(self) -> None:
-        self._folds: dict[_Key, History[Any]] = {}
-
-    def get(self, key: _Key) -> History[Any] | None:
-        return self._folds.get(key)
-
-    def put(self, key: _Key, history: History[Any]) -> None:
-        others = [(other, fold) for other, fold in self._folds.items() if other != key]
-        self._folds = dict([*others, (key, history)][-_FOLDS_KEPT_MAX:])
-
-
-_recent = _RecentFolds()
 _given_before = GivenBefore()
+
+
+def _stats_of(rows: TrainingRows) -> TrainingStats:
+    """Stats in the order of columns in which the views give them; they share the rows' memory."""
+    table = StatsTable(rows.iterations)
+    others = sorted(name for name in rows.scalars if name not in OWN_NAMES)
+    for name in [*OWN_NAMES, *others]:
+        scalar = rows.scalar(name)
+        if scalar.present.any():
+            whole = scalar.present.all()
+            values = scalar.values if whole else np.where(scalar.present, scalar.values, np.nan)
+            table.columns[name] = Column(values, None if whole else scalar.present)
+    return TrainingStats(table)
+
+
+def _scores_of(rows: ValidationRows) -> list[_ScoresRow]:
+    return [
+        (iteration, scores.structure.lengths, np.frombuffer(scores.bits, np.float64).tolist())
+        for iteration, scores in zip(rows.iterations.tolist(), rows.scores, strict=True)
+    ]
 
 
 def _training_rows(given: Any) -> TrainingRows:

@@ -19,10 +19,10 @@ import torch
 
 from dacapo_store import Base, FileStatsStore, TrainingIterationStats
 from dacapo_store import scalar_logger as scalar_logger_module
+from dacapo_store.folds import history_of
 from dacapo_store.history import TRAINING
 from dacapo_store.scalar_logger import ScalarLogger
 from dacapo_store.spooled_scalars import KIND, Layout
-from dacapo_store.stats_store import history_of
 from eventstore import ReadOnlyLogError, WriteRefusedError, files
 from eventstore.spool import Spool, left_over
 

@@ -1,7 +1,7 @@
 """Any sequence of stats calls, through several stores, against a list that follows the rule.
 
-After each call three things agree, bit by bit: the list, what the store retrieves from the SQL
-views, and the fold of the run's stream on which the next call will be decided.
+After each call four things agree, bit by bit: the list, what the store retrieves without views and from
+the SQL views, and the fold of the run's stream on which the next call will be decided.
 """
 
 from __future__ import annotations
@@ -144,7 +144,16 @@ class StatsMachine(RuleBasedStateMachine):
 
     @invariant()
     def views_and_folds_agree_with_the_list(self) -> None:
-        """For both runs, stats and scores."""
+        """For both runs, stats and scores, while the process has no views, and then when it has."""
+        base = Base.at(self.path)
+        views, base._views, base.whole_folds = base.views, None, 0
+        self.all_agree()
+        assert not base.has_views
+        base._views = views
+        self.all_agree()
+
+    def all_agree(self) -> None:
+        """What the stores retrieve now, the folds and the lists."""
         log = Base.at(self.path).log
         for run in RUNS:
             expected = [(iteration, exact_scalars(scalars)) for iteration, scalars in self.training[run]]

@@ -6,7 +6,7 @@ from tools.bench.measure import scratch
 
 
 def warm_up(*, query: bool) -> None:
-    """Store one iteration in a small base of its own and, if asked to, query it.
+    """Store one iteration in a small base of its own, retrieve it and, if asked to, query it.
 
     Args:
         query: Whether DuckDB is needed; a process that only writes shall stay without.
@@ -17,6 +17,7 @@ def warm_up(*, query: bool) -> None:
     with scratch() as folder:
         store = FileStatsStore(folder / "stats")
         store.store_training_stats("warm_up", [TrainingIterationStats(0, 0.5, 0.1)])
+        store.retrieve_training_stats("warm_up")
         if query:
-            store.retrieve_training_stats("warm_up")
+            Base.at(folder).views.arrow("FROM training_stats")
         Base.at(folder).close()
