@@ -15,7 +15,9 @@ called begins again with another database.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import pyarrow as pa
@@ -27,7 +29,7 @@ from projections.event_source import EventSource, Prefix
 from projections.projection import Projection
 from projections.snapshot import CATALOG, Snapshot
 
-_BATCH_BYTES_MAX = 256 * 1024 * 1024
+_BATCH_BYTES_MAX = 64 * 1024 * 1024
 
 ENVIRONMENT_ERRORS = (
     duckdb.OperationalError,
@@ -66,6 +68,9 @@ class Content:
         self.stopped: dict[str, ReadModelStoppedError] = {}
         self.in_use: frozenset[str] = frozenset()
         self._projections = projections
+        self._shortcuts = {
+            each.name: (each.shortcut.table, each.shortcut.made()) for each in projections if each.shortcut
+        }
         for checkpoint in () if snapshot is None else snapshot.checkpoints:
             if checkpoint.stopped is not None:
                 self.stopped[checkpoint.read_model] = checkpoint.stopped
@@ -106,10 +111,11 @@ class Content:
             return
         self._define(added)
         start = 0 if self.snapshot is None else self.snapshot.position
-        if self.in_use and start < self.position:
+        if start < self.position:
             for batch in _large_batches(Prefix(log, self.position).read_batches(start)):
                 start = _end_of(batch, expected_start=start)
                 self._apply(batch, self._going(added))
+                self.tail_bytes += 0 if self.in_use else batch.nbytes
         self.in_use |= {each.name for each in added}
 
     def follow(self, log: EventSource) -> None:
@@ -120,6 +126,7 @@ class Content:
             Exception: Something outside the events is wrong; this content is of no use any more.
         """
         if not self.in_use:
+            self.position = log.next_position  # there is nothing to apply it to
             return
         in_use = [each for each in self._projections if each.name in self.in_use]
         for batch in _large_batches(log.read_batches(self.position)):
@@ -148,7 +155,7 @@ class Content:
 
     def _apply(self, batch: pa.Table, going: Sequence[Projection]) -> None:
         try:
-            _fold(self.database, going, batch)
+            self._fold(going, batch)
         except Exception as error:  # whichever read model it was, and why, is found out one by one
             if self._is_outside(error):
                 raise
@@ -156,6 +163,33 @@ class Content:
                 stopped = self._fold_alone(projection, batch)
                 if stopped is not None:
                     self._stop(projection, stopped)
+
+    def _fold(self, projections: Sequence[Projection], batch: pa.Table) -> None:
+        """Apply a batch to several read models in one transaction."""
+        few: dict[str, pa.Table] = {}
+        rest: list[Projection] = []
+        for projection in projections:
+            rows = self._few_rows(projection, batch)
+            if rows is None:
+                rest.append(projection)
+            else:
+                few[projection.name] = rows
+        with contextlib.ExitStack() as stack:
+            if rest:
+                event_types = frozenset(pc.unique(batch["type"]).to_pylist())
+                stack.enter_context(self.database.batch(batch))
+            connection = stack.enter_context(self.database.transaction())
+            for name, rows in few.items():
+                if rows.num_rows:
+                    self.database.insert(self._shortcuts[name][0], rows)
+            for projection in rest:
+                projection.apply(connection, event_types)
+
+    def _few_rows(self, projection: Projection, batch: pa.Table) -> pa.Table | None:
+        """What a batch of few events adds to a read model that has a shorter way for it; else None."""
+        if projection.name not in self._shortcuts:
+            return None
+        return self._shortcuts[projection.name][1].rows(batch, self.database.cursor())
 
     def _is_outside(self, error: Exception) -> bool:
         return isinstance(error, ENVIRONMENT_ERRORS) or self.is_damaged(error)
@@ -171,7 +205,7 @@ class Content:
         cause: Exception | None = None
         while size > 0:
             try:
-                _fold(self.database, [projection], batch.slice(done, size))
+                self._fold([projection], batch.slice(done, size))
                 done += size
             except Exception as error:  # any exception stops this read model, and is told
                 if self._is_outside(error):
@@ -191,7 +225,23 @@ class Content:
 
 
 def _large_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """All batches as one table, or as a few when a long history would not fit into memory twice."""
+    """All batches as one table; a long history as several, each read while the one before is folded."""
+    tables = _tables(iter(batches))
+    first = next(tables, None)
+    if first is None:
+        return
+    if first.nbytes < _BATCH_BYTES_MAX:
+        yield first
+        return
+    with ThreadPoolExecutor(1) as reader:
+        table: pa.Table | None = first
+        while table is not None:
+            following = reader.submit(next, tables, None)
+            yield table
+            table = following.result()
+
+
+def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
     waiting_bytes = 0
     for batch in batches:
@@ -218,14 +268,6 @@ def _end_of(batch: pa.Table, *, expected_start: int) -> int:
             actual=start,
         )
     return end
-
-
-def _fold(database: Database, projections: Sequence[Projection], batch: pa.Table) -> None:
-    """Apply a batch to several read models in one transaction."""
-    event_types = frozenset(pc.unique(batch["type"]).to_pylist())
-    with database.batch(batch), database.transaction() as connection:
-        for projection in projections:
-            projection.apply(connection, event_types)
 
 
 def _stopped_error(projection: Projection, event: pa.Table, cause: Exception) -> ReadModelStoppedError:

@@ -19,13 +19,11 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
+_NO_ROWS = pa.table({"nothing": pa.nulls(0, pa.int64())})
 _connections: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
 _parsed: dict[str, duckdb.Statement] = {}
 
@@ -56,6 +54,8 @@ class Database:
         self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("CREATE SCHEMA tail")
         self._connection.execute("CREATE SCHEMA history")
+        self._few_rows = _Rows()
+        self._connection.register("few_rows", self._few_rows)
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -77,6 +77,15 @@ class Database:
         finally:
             self._connection.unregister("batch")
 
+    def insert(self, table: str, rows: pa.Table) -> None:
+        """Put rows into a table of ``tail``, in the order of its columns; in a transaction."""
+        self._few_rows.table = rows
+        try:
+            statement = f"INSERT INTO tail.{table} FROM few_rows"
+            self._connection.execute(parsed(self._connection, statement))
+        finally:
+            self._few_rows.table = _NO_ROWS
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same data, for one query of one thread."""
         cursor = self._connection.cursor()
@@ -95,6 +104,19 @@ class Database:
     def close(self) -> None:
         """Close it and its cursors: the memory is freed, and results not yet read are gone."""
         self._connection.close()
+
+
+class _Rows:
+    """A relation whose rows may be others each time. To register a table takes as long as to insert it."""
+
+    def __init__(self) -> None:
+        self.table = _NO_ROWS
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.table.schema.__arrow_c_schema__()
 
 
 def parsed(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statement:

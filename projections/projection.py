@@ -15,15 +15,16 @@ the state as of N is the same query over the rows with ``position < N``.
 # ruff: noqa: S608 - the SQL is put together from constants of this package, never from input
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from projections.database import parsed
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 POSITION_MAX = 2**64 - 1
 """The greatest ``UBIGINT``: the present view is the state as of it."""
@@ -94,6 +95,31 @@ class Step:
         return not self.event_types or not self.event_types.isdisjoint(event_types)
 
 
+class FewEvents(Protocol):
+    """A shorter way than the steps for a few events, in one database."""
+
+    def rows(self, batch: pa.Table, connection: duckdb.DuckDBPyConnection) -> pa.Table | None:
+        """What the steps would insert, which is into one table only; None where it takes them to say.
+
+        Args:
+            batch: The events, in the envelope's columns.
+            connection: A connection that sees all rows so far.
+        """
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """What a read model does with a few events.
+
+    Attributes:
+        table: The table of ``tail`` into which the rows go.
+        made: Makes what finds them, for each database anew.
+    """
+
+    table: str
+    made: Callable[[], FewEvents]
+
+
 @dataclass(frozen=True)
 class Projection:
     """One read model: a pure function from events to rows, and the views on these rows.
@@ -107,6 +133,7 @@ class Projection:
         views: Its public views, each on the tables and on the views before it.
         scratch: Tables that an earlier step of a fold fills for later ones, in ``tail`` only; they are
             emptied behind the last step.
+        shortcut: A shorter way for a few events, to the same rows.
     """
 
     name: str
@@ -114,6 +141,7 @@ class Projection:
     steps: tuple[Step, ...]
     views: tuple[View, ...]
     scratch: tuple[Table, ...] = ()
+    shortcut: Shortcut | None = None
 
     def apply(self, connection: duckdb.DuckDBPyConnection, event_types: frozenset[str]) -> None:
         """Fold the events of the relation ``batch`` into this read model.

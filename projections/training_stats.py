@@ -17,7 +17,8 @@ malformed and stops this read model.
 from __future__ import annotations
 
 from projections.epochs import IS_LIVE, epoch_steps, epoch_tables, lives_as_of
-from projections.projection import Projection, Table, View, fields, step
+from projections.few_rows import FewRows
+from projections.projection import Projection, Shortcut, Table, View, fields, step
 
 _FIELDS = '{"run":"VARCHAR","epoch":"BIGINT","columns":["VARCHAR"]}'
 
@@ -156,4 +157,5 @@ TRAINING_STATS = Projection(
             },
         ),
     ),
+    shortcut=Shortcut("training_rows", FewRows),
 )

@@ -105,6 +105,26 @@ def test_a_long_history_is_applied_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_models.query("SELECT count(*) FROM tasks").fetchone() == (10,)
 
 
+def test_an_error_while_the_next_part_is_read_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes from the thread that reads ahead, and the next call begins again."""
+    monkeypatch.setattr("projections.content._BATCH_BYTES_MAX", 1)
+
+    class Unreadable(ListedLog):
+        def read_batches(self, from_position: int) -> Iterator[pa.RecordBatch]:
+            for batch in super().read_batches(from_position):
+                if trouble and batch["position"][0].as_py() == 6:
+                    raise trouble.pop()
+                yield batch
+
+    trouble = [OSError("no such sector")]
+    read_models = ReadModels(Unreadable([_config(str(number)) for number in range(10)], batch_events=3))
+
+    with pytest.raises(OSError, match="no such sector"):
+        read_models.catch_up()
+    assert read_models.catch_up() == 10
+    assert read_models.query("SELECT count(*) FROM tasks").fetchone() == (10,)
+
+
 def test_the_checkpoint_advances_with_the_rows() -> None:
     """Each read model's checkpoint says how far its rows go."""
     read_models = ReadModels(ListedLog([_config("a"), _BAD, _config("b")]))

@@ -72,25 +72,30 @@ MISSED: Final = {
         "(`decisions/0009-messages-written-directly.md`). More would take that path in C."
     ),
     "B4": (
-        "The list comes as Python objects, one an iteration; nearly all of the time goes into looking at "
-        "them."
+        "The list comes as Python objects: C compares it with that of the last call, and the new ones are "
+        "looked at, one by one. The rest is an append, with its sync."
     ),
-    "B5": "DaCapo's objects are made one by one, as upstream's reader does.",
+    "B5": (
+        "As columns: the run's events are read and checked twice, to open the log and to fold the run; the "
+        "fold takes a quarter. As objects: two thirds go into making 200,000 of them, in C. By SQL: DuckDB's "
+        "own start, its plans and its rows (`decisions/0022-what-a-read-costs.md`)."
+    ),
     "B8": (
         "A row is packed, given a checksum and written to its spool with one system call, which takes a "
         "third; the rest is the interpreter's, for some fifteen calls."
     ),
     "B8b": (
-        "A read catches up in one DuckDB transaction of eight statements and asks one query; planning "
-        "them takes 0.3 to 2 ms each, however few rows there are. Neither depends on the run's length "
-        "(`decisions/0012-snapshots.md`)."
+        "Writers append one commit of 100 iterations after the other, each with its sync. A read puts the "
+        "new rows into DuckDB with one statement and asks one query, which takes two thirds, most of them "
+        "for its plan (`decisions/0022-what-a-read-costs.md`)."
     ),
     "B9": (
-        "Most of it is DuckDB's: it takes the events' lists apart into rows, with two threads, and needs "
-        "both. Reading and checking the log is a sixth."
+        "Half of the CPU time is DuckDB's, which takes the events' lists apart into rows; a third is to read "
+        "and check the log, beside that. Two cores have to do for both."
     ),
     "B10": (
-        "Half of it is DuckDB's: its own start, and the tables, views and macros that each process defines."
+        "Half of it is DuckDB's own start and the plan of the query; a quarter is opening the log, whose "
+        "last events are read and checked."
     ),
     "B11": "DuckDB has two threads, as everywhere here.",
     "B12": (
