@@ -55,7 +55,7 @@ from eventstore.placing import placed
 from eventstore.schema import clocks, envelope_schema, folded_chain, recorded_events, text_array
 from eventstore.storage.addresses import open_storage
 from eventstore.storage.local import SEGMENT_BYTES_MAX
-from eventstore.storage.protocol import GroupStorage, Storage, StoredBatch
+from eventstore.storage.protocol import GroupStorage, SharedFiles, Storage, StoredBatch
 
 Durability = Literal["commit", "os"]
 
@@ -514,6 +514,29 @@ class EventLog:
 
     def _wait(self, seconds: float) -> bool:
         return self._group_adapter().wait(seconds)
+
+    @property
+    def shared_files(self) -> SharedFiles | None:
+        """Where files that are derived from the log lie beside it, for hosts that have none yet.
+
+        None where whoever reaches the log reaches a folder of it, too.
+        """
+        storage = self._adapter()
+        return storage.shared_files if isinstance(storage, GroupStorage) else None
+
+    def share_index(self) -> None:
+        """Let hosts that meet the log for the first time begin with this one's index.
+
+        Without it they read the whole log, to know who wrote what. Does nothing where the index lies
+        beside the log anyway.
+
+        Raises:
+            OSError: The storage does not take it. Nothing is harmed.
+        """
+        self._state.keep_index()
+        storage = self._adapter()
+        if isinstance(storage, GroupStorage):
+            storage.share_index()
 
     def verify(self) -> Verdict:
         """Read the whole log, change nothing, and list everything that is not as it should be."""

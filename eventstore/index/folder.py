@@ -15,7 +15,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from eventstore import files
 
@@ -29,6 +29,13 @@ class FileName(NamedTuple):
     first_position: int
     next_position: int
     text: str
+
+    @classmethod
+    def parsed(cls, text: str) -> Self | None:
+        """The name that a text is, or None."""
+        match = _NAME.fullmatch(text)
+        name = None if match is None else cls(int(match[1]), int(match[2]), text)
+        return name if name is not None and name.first_position < name.next_position else None
 
 
 class IndexFolder:
@@ -51,13 +58,12 @@ class IndexFolder:
             OSError: This process has no descriptor left.
         """
         try:
-            found = [_NAME.fullmatch(path.name) for path in self.path.iterdir()]
+            found = [FileName.parsed(path.name) for path in self.path.iterdir()]
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             return []
-        names = [FileName(int(match[1]), int(match[2]), match[0]) for match in found if match is not None]
-        return sorted(name for name in names if name.first_position < name.next_position)
+        return sorted(name for name in found if name is not None)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[bool]:

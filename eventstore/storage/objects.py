@@ -2,6 +2,7 @@
 
     log/{N:020d}.arrow    commit N: created once, never overwritten, never deleted
     seg/{k:012d}.arrow    1,024 commits in one object (``numbered.segments``)
+    snap/ index/          files that are derived from the log (``numbered.shared_files``)
     probe                 shows that the store creates an object only if there is none
 
 Requests are never repeated in here: after an error it is the adapter that looks and decides. The only
@@ -15,16 +16,16 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from eventstore.errors import UnsuitableStorageError
-from eventstore.storage.numbered import DerivedObjects, RefusedError, UnclearError
+from eventstore.storage.numbered import DerivedObjects, LargeObject, LargeObjects, RefusedError, UnclearError
 from eventstore.storage.numbered.helper import Helper
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ TIMEOUT_SECONDS: Final = 30.0
 _PROBE: Final = "probe"
 _AT_ONCE: Final = 16
 _TRIES: Final = 3
+_PART_BYTES: Final = 8 << 20
+_PARTS_AT_ONCE: Final = 4
 _COMMON: Final = ("endpoint", "allow_http", "anonymous", "timeout_seconds")
 _KNOWN: Final[Mapping[str, Sequence[str]]] = {
     "s3": (*_COMMON, "region", "virtual_hosted_style"),
@@ -50,18 +53,32 @@ _NAMES: Final = {
     "emulator": "use_emulator",
 }
 
+_Answer = TypeVar("_Answer")
+
 # The process in which obstore's runtime was started, if it was.
 _started_in: int | None = None
 
 
 class Client(Protocol):
-    """The two requests that there are."""
+    """The requests that there are: two that make a log, and those for files that are derived from it."""
 
     def create(self, name: str, data: bytes) -> bool:
         """Create an object; False when the store says that there is one, or is about to be."""
 
     def get(self, name: str) -> bytes | None:
         """The object, or None."""
+
+    def listed(self, folder: str) -> list[LargeObject]:
+        """See ``LargeObjects.listed``."""
+
+    def part(self, name: str, start: int, count: int) -> bytes | None:
+        """See ``LargeObjects.part``."""
+
+    def keep_file(self, name: str, path: Path) -> None:
+        """See ``LargeObjects.keep_file``."""
+
+    def remove(self, name: str) -> None:
+        """See ``LargeObjects.remove``."""
 
 
 def open_store(location: str, *, options: Mapping[str, str], read_only: bool) -> ObjectCommits:
@@ -102,6 +119,7 @@ class ObjectCommits:
         self._client: Client | None = None
         self._pool: ThreadPoolExecutor | None = None
         self.derived: DerivedObjects = _DerivedObjects(self)
+        self.large: LargeObjects = _LargeObjects(self)
 
     def check(self) -> None:
         """See ``CommitStore.check``: the second of two creations of one object must fail."""
@@ -200,6 +218,29 @@ class _DerivedObjects:
         self._store.client.create(name, data)
 
 
+class _LargeObjects:
+    """Files that are derived from the log, beside the commits."""
+
+    def __init__(self, store: ObjectCommits) -> None:
+        self._store = store
+
+    def listed(self, folder: str) -> list[LargeObject]:
+        """See ``LargeObjects.listed``."""
+        return self._store.client.listed(folder)
+
+    def part(self, name: str, start: int, count: int) -> bytes | None:
+        """See ``LargeObjects.part``."""
+        return self._store.client.part(name, start, count)
+
+    def keep_file(self, name: str, path: Path) -> None:
+        """See ``LargeObjects.keep_file``."""
+        self._store.client.keep_file(name, path)
+
+    def remove(self, name: str) -> None:
+        """See ``LargeObjects.remove``."""
+        self._store.client.remove(name)
+
+
 def direct_client(location: str, options: Mapping[str, str]) -> Client:
     """A client that does its requests itself, for a process that has not been forked since."""
     return _Direct(location, options)
@@ -247,14 +288,56 @@ class _Direct:
         """See ``Client.get``."""
         import obstore
 
+        return self._asked(lambda: bytes(obstore.get(self._store, name).bytes()))
+
+    def listed(self, folder: str) -> list[LargeObject]:
+        """See ``LargeObjects.listed``."""
+        import obstore
+
+        found = self._asked(lambda: obstore.list(self._store, folder).collect())
+        return [
+            LargeObject(each["path"], each["size"], each["last_modified"].timestamp()) for each in found or ()
+        ]
+
+    def part(self, name: str, start: int, count: int) -> bytes | None:
+        """See ``LargeObjects.part``."""
+        import obstore
+
+        return self._asked(lambda: bytes(obstore.get_range(self._store, name, start=start, length=count)))
+
+    def keep_file(self, name: str, path: Path) -> None:
+        """See ``LargeObjects.keep_file``: in parts, and not at all if one of them fails."""
+        import obstore
+
+        with self._told():
+            obstore.put(self._store, name, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+
+    def remove(self, name: str) -> None:
+        """See ``LargeObjects.remove``."""
+        import obstore
+
+        with contextlib.suppress(FileNotFoundError), self._told():
+            obstore.delete(self._store, name)
+
+    def _asked(self, question: Callable[[], _Answer]) -> _Answer | None:
+        """What the store answers; None where it says that there is no such object."""
         try:
-            return bytes(obstore.get(self._store, name).bytes())
+            return question()
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
                 raise FileNotFoundError(_briefly(error)) from error
             return None
         except self._refused as error:
             raise PermissionError(_briefly(error)) from error
+        except (self._failed, OSError) as error:
+            raise UnclearError(_briefly(error)) from error
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._refused as error:
+            raise RefusedError(_briefly(error)) from error
         except (self._failed, OSError) as error:
             raise UnclearError(_briefly(error)) from error
 

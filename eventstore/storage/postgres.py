@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from eventstore.errors import UnsuitableStorageError
-from eventstore.storage.numbered import DerivedObjects, RefusedError, UnclearError
+from eventstore.storage.numbered import DerivedObjects, LargeObjects, RefusedError, UnclearError
 
 try:
     import psycopg
@@ -112,6 +112,7 @@ class PostgresTable:
 
     keys: Literal["positions"] = "positions"
     derived: DerivedObjects | None = None
+    large: LargeObjects | None = None
 
     def __init__(self, conninfo: str, table: tuple[str, ...], *, read_only: bool) -> None:
         self.address = _shown(conninfo, table)

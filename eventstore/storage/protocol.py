@@ -166,6 +166,60 @@ class Storage(Protocol):
         """Release everything that is held."""
 
 
+class SharedFile(NamedTuple):
+    """A file that is derived from a log and lies beside it.
+
+    Attributes:
+        folder: Which kind of files it is with.
+        name: What the file is called on a host.
+        digest: The SHA-256 of its bytes, in hexadecimal digits.
+        size: How many bytes it has.
+        modified: When it was published, in seconds since 1970, by the clock of the storage.
+    """
+
+    folder: str
+    name: str
+    digest: str
+    size: int
+    modified: float
+
+
+class SharedFiles(Protocol):
+    """Files that are derived from a log and lie beside it, for hosts that do not have them yet.
+
+    What goes wrong with them is told, and harms nothing. All of them may be deleted at any time.
+    """
+
+    def listed(self, folder: str) -> list[SharedFile]:
+        """The files of a folder. What is listed may be gone, and what is not may be there.
+
+        Raises:
+            OSError: The storage does not answer, or does not allow it.
+        """
+
+    def fetch(self, file: SharedFile, descriptor: int) -> None:
+        """Write a file's bytes to a descriptor, which is at the end of an empty file.
+
+        Raises:
+            StorageError: They are not those that its digest vouches for.
+            OSError: The storage, or the disk, does not do it; or the file is gone.
+        """
+
+    def publish(self, folder: str, path: Path) -> None:
+        """Put a file there, which does not change meanwhile.
+
+        Raises:
+            OSError: The storage does not take it.
+        """
+
+    def remove(self, file: SharedFile) -> None:
+        """Take a file away.
+
+        Raises:
+            OSError: The storage does not do it.
+        """
+
+
 class NewCommit(NamedTuple):
     """A commit that is to be kept; see ``Storage.put``."""
 
@@ -190,3 +244,14 @@ class GroupStorage(Storage, Protocol):
 
     def wait(self, seconds: float) -> bool:
         """Wait for news, at most so long; True when there may be some."""
+
+    @property
+    def shared_files(self) -> SharedFiles | None:
+        """Files that are derived from the log and lie beside it, or None."""
+
+    def share_index(self) -> None:
+        """Put the index of this host beside the log, for hosts that have none.
+
+        Raises:
+            OSError: The storage does not take it. Nothing is harmed.
+        """

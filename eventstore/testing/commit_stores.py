@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from eventstore.storage.numbered import CommitStore, DerivedObjects, UnclearError
+from eventstore.storage.numbered import CommitStore, DerivedObjects, LargeObjects, UnclearError
 
 
 class MemoryCommitStore:
@@ -23,6 +23,7 @@ class MemoryCommitStore:
         self.address = "memory://"
         self.objects: dict[int, bytes] = {}
         self.derived: _MemoryObjects | None = _MemoryObjects() if keys == "numbers" else None
+        self.large: LargeObjects | None = None
         self.requests = 0
         self._turn = threading.Lock()
 
@@ -92,6 +93,7 @@ class FaultyCommitStore:
         self.address = store.address
         self.keys = store.keys
         self.derived: DerivedObjects | None = None
+        self.large: LargeObjects | None = None
 
     def check(self) -> None:
         """See ``CommitStore.check``."""

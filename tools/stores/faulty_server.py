@@ -1,18 +1,25 @@
 """An object store over HTTP, in memory, that can be told to misbehave as networks and stores do.
 
-It knows ``PUT`` with ``If-None-Match: *`` and ``GET``, in the dialect of S3, one bucket, no signatures.
+It knows ``PUT`` with ``If-None-Match: *``, ``GET`` of all or a part, uploads in parts, listings and
+deletions, in the dialect of S3, one bucket, no signatures.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import random
+import re
+import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import ClassVar, Self
+from urllib.parse import parse_qs, urlsplit
+from xml.sax.saxutils import escape, unescape
 
 FAULTS = ("lost answer", "lost request", "conflict", "slow down", "throttled", "late")
 """What may happen to a request: the answer, or all of it, is lost; 409; 503; 429; it takes its time."""
@@ -29,7 +36,10 @@ class FaultyServer:
 
     Attributes:
         objects: What is in it, by path.
+        modified: When each of them was put there, in seconds since 1970.
         counts: How often each fault happened.
+        requests: How many there were of each kind: ``create``, ``put``, ``get``, ``missed`` (a ``get`` of
+            what is not there), ``list``, ``delete``.
     """
 
     def __init__(
@@ -42,6 +52,9 @@ class FaultyServer:
     ) -> None:
         self.objects: dict[str, bytes] = {}
         self.counts = dict.fromkeys(FAULTS, 0)
+        self.modified: dict[str, float] = {}
+        self.requests: Counter[str] = Counter()
+        self.uploads: dict[str, dict[int, bytes]] = {}
         self.share = share
         self.latency_seconds = latency_seconds
         self._dice = random.Random(seed)  # noqa: S311 - dice
@@ -87,7 +100,13 @@ class FaultyServer:
             if if_absent and self._honours_conditions and path in self.objects:
                 return False
             self.objects[path] = data
+            self.modified[path] = time.time()
             return True
+
+    def note(self, kind: str) -> None:
+        """Count a request."""
+        with self._turn:
+            self.requests[kind] += 1
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -99,31 +118,84 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if_absent = self.headers.get("If-None-Match") == "*"
+        self.store.note("create" if if_absent else "put")
         fault = self.store.fault()
         if self._refused(fault) or (fault == "conflict" and self._answer(409, b"ConditionalRequestConflict")):
             return
-        made = self.store.put(self._path, data, if_absent=self.headers.get("If-None-Match") == "*")
+        if "uploadId" in self._query:
+            self.store.uploads[self._query["uploadId"]][int(self._query["partNumber"])] = data
+            made = True
+        else:
+            made = self.store.put(self._path, data, if_absent=if_absent)
         if fault == "lost answer":
             self._hang_up()
         else:
             self._answer(200 if made else 412, b"" if made else b"PreconditionFailed")
 
     def do_GET(self) -> None:
+        is_listing = "list-type" in self._query
+        data = self.store.objects.get(self._path)
+        self.store.note("list" if is_listing else "missed" if data is None else "get")
         fault = self.store.fault()
         if self._refused(fault):
             return
         if fault == "lost answer":
             self._hang_up()
-            return
-        data = self.store.objects.get(self._path)
-        if data is None:
+        elif is_listing:
+            self._answer(200, self._listing())
+        elif data is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+            self._answer(206, data[first : last + 1], f"bytes {first}-{last}/{len(data)}")
         else:
             self._answer(200, data)
+
+    def do_POST(self) -> None:
+        """An upload in parts begins or ends, or objects are deleted."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self.store.note("delete" if "delete" in self._query else "put")
+        if self._refused(self.store.fault()):
+            return
+        if "delete" in self._query:
+            names = re.findall("<Key>(.*?)</Key>", body)
+            for name in names:
+                self.store.objects.pop(f"{self._path.rstrip('/')}/{unescape(name)}", None)
+            deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+            self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+        elif "uploads" in self._query:
+            upload = secrets.token_hex(8)
+            self.store.uploads[upload] = {}
+            self._answer(200, _xml("InitiateMultipartUploadResult", UploadId=upload))
+        else:
+            parts = self.store.uploads.pop(self._query["uploadId"])
+            self.store.put(self._path, b"".join(parts[each] for each in sorted(parts)), if_absent=False)
+            self._answer(200, _xml("CompleteMultipartUploadResult", ETag="0"))
+
+    def do_DELETE(self) -> None:
+        """An upload in parts is given up."""
+        self.store.uploads.pop(self._query.get("uploadId", ""), None)
+        self._answer(204, b"")
+
+    def _listing(self) -> bytes:
+        bucket = f"{self._path.rstrip('/')}/"
+        found = "".join(
+            f"<Contents><Key>{escape(path.removeprefix(bucket))}</Key><Size>{len(data)}</Size>"
+            f"<LastModified>{_time(self.store.modified[path])}</LastModified></Contents>"
+            for path, data in sorted(self.store.objects.items())
+            if path.startswith(bucket + self._query.get("prefix", ""))
+        )
+        return f"<ListBucketResult>{found}<IsTruncated>false</IsTruncated></ListBucketResult>".encode()
 
     @property
     def _path(self) -> str:
         return self.path.partition("?")[0]
+
+    @property
+    def _query(self) -> dict[str, str]:
+        parsed = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        return {name: values[0] for name, values in parsed.items()}
 
     def _refused(self, fault: str | None) -> bool:
         match fault:
@@ -140,8 +212,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return False
         return True
 
-    def _answer(self, status: int, body: bytes) -> bool:
+    def _answer(self, status: int, body: bytes, content_range: str | None = None) -> bool:
         self.send_response(status)
+        if content_range is not None:
+            self.send_header("Content-Range", content_range)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", '"0"')
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -157,3 +231,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Say nothing."""
+
+
+def _time(seconds: float) -> str:
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%S.000Z}"
+
+
+def _xml(name: str, **fields: str) -> bytes:
+    inside = "".join(f"<{each}>{escape(value)}</{each}>" for each, value in fields.items())
+    return f"<{name}>{inside}</{name}>".encode()

@@ -3,6 +3,8 @@
 from eventstore.storage.numbered.commit_store import (
     CommitStore,
     DerivedObjects,
+    LargeObject,
+    LargeObjects,
     RefusedError,
     UnclearError,
 )
@@ -14,6 +16,8 @@ __all__ = [
     "PATIENCE_SECONDS",
     "CommitStore",
     "DerivedObjects",
+    "LargeObject",
+    "LargeObjects",
     "NumberedStorage",
     "RefusedError",
     "UnclearError",

@@ -15,9 +15,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any, Final
 
-from eventstore.storage.numbered.commit_store import UnclearError
+from eventstore.storage.numbered.commit_store import LargeObject, UnclearError
 
 _LENGTH: Final = struct.Struct("<Q")
 _PROGRAM: Final = (
@@ -51,6 +52,24 @@ class Helper:
         """As the client's."""
         data: bytes | None = self._request("get", name)
         return data
+
+    def listed(self, folder: str) -> list[LargeObject]:
+        """As the client's."""
+        found: list[LargeObject] = self._request("listed", folder)
+        return found
+
+    def part(self, name: str, start: int, count: int) -> bytes | None:
+        """As the client's."""
+        data: bytes | None = self._request("part", name, start, count)
+        return data
+
+    def keep_file(self, name: str, path: Path) -> None:
+        """As the client's."""
+        self._request("keep_file", name, path)
+
+    def remove(self, name: str) -> None:
+        """As the client's."""
+        self._request("remove", name)
 
     def close(self) -> None:
         """End the helper."""

@@ -47,8 +47,10 @@ from eventstore.storage.numbered.commit_bytes import (
 )
 from eventstore.storage.numbered.commit_store import CommitStore, RefusedError, UnclearError
 from eventstore.storage.numbered.segments import CACHE_BYTES_MAX, COMMITS, Segments, compacted, segment_name
+from eventstore.storage.numbered.shared_files import SharedObjects
+from eventstore.storage.numbered.shared_index import fetch_index, publish_index
 from eventstore.storage.numbered.verify import verify_commits
-from eventstore.storage.protocol import Glimpse, NewCommit, StoredBatch
+from eventstore.storage.protocol import Glimpse, NewCommit, SharedFiles, StoredBatch
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,11 @@ class NumberedStorage:
         self._end = _End(self._key_behind(head), 0, head.chain)
         self._durable = 0
         self.index_folder = _folder_of_log(cache, self.log_id)
+        self.shared_files: SharedFiles | None = None
+        if store.large is not None:
+            self.shared_files = SharedObjects(store.large, store.address)
+            if self.index_folder is not None:
+                fetch_index(self.shared_files, self.index_folder)
         self._segments: Segments | None = None
         if store.derived is not None:
             self._segments = Segments(
@@ -253,6 +260,11 @@ class NumberedStorage:
                 self._check(commit, before)
                 before, key = commit, self._key_behind(commit)
                 yield commit, data
+
+    def share_index(self) -> None:
+        """See ``GroupStorage.share_index``."""
+        if self.shared_files is not None and self.index_folder is not None:
+            publish_index(self.shared_files, self.index_folder)
 
     def compact(self) -> int:
         """Make the segments that are not there yet; gives how many were made.
