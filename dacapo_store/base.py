@@ -169,7 +169,7 @@ class Base:
 
                 self._views = ReadModels(
                     self.log,
-                    snapshots=self.path / housekeeping.VIEWS,
+                    snapshots=self.location.views,
                     tail_too_long=None if self.read_only else self._keep_house,
                 )
             return self._views

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VARIABLE: Final = "DACAPO_STORE_HOUSEKEEPING"
-VIEWS: Final = "views"
-"""The folder of a base that holds the snapshot files."""
-
 _OFF = ("off", "no", "false", "0")
 _PAUSE_SECONDS = 60.0
 _LOWEST_PRIORITY = 19
@@ -71,7 +68,11 @@ def publish(base: str | os.PathLike[str], *, tail_limit: TailLimit | None = None
 
     location = Location.of(base)
     with synced_log(location) as log:
-        return publish_snapshot(location.files / VIEWS, log, tail_limit=tail_limit or TAIL_LIMIT)
+        views = location.views
+        views.parent.mkdir(parents=True, exist_ok=True)
+        published = publish_snapshot(views, log, tail_limit=tail_limit or TAIL_LIMIT)
+        log.share_index()
+        return published
 
 
 def keep_house(base: str | os.PathLike[str]) -> None:
@@ -99,7 +100,7 @@ def start(base: str | os.PathLike[str]) -> bool:
         Whether one was started. A failure to do so is logged and is no error.
     """
     location = Location.of(base)
-    if not _is_allowed() or time.time() - _last_attempt(location.files) < _PAUSE_SECONDS:
+    if not _is_allowed() or time.time() - _last_attempt(location.views) < _PAUSE_SECONDS:
         return False
     places = [os.path.abspath(place) for place in sys.path if place]  # noqa: PTH100 - no link is resolved
     command = [sys.executable, "-P", "-c", _PROGRAM, location.name, *places]
@@ -128,7 +129,7 @@ def has_grown(location: Location, next_position: int) -> bool:
     For a process that only writes: it tells by the files' names, without loading a database.
     """
     newest = 0
-    views = location.files / VIEWS
+    views = location.views
     if views.is_dir():
         names = (path.name for path in views.glob("*.duckdb"))
         newest = max((int(name[:_POSITION_DIGITS]) for name in names if _has_position(name)), default=0)
@@ -152,10 +153,10 @@ def _is_allowed() -> bool:
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
-def _last_attempt(files: Path) -> float:
+def _last_attempt(views: Path) -> float:
     """When anybody last set out to publish, in seconds since 1970; 0 for never."""
     try:
-        return (files / VIEWS / "lock").stat().st_mtime
+        return (views / "lock").stat().st_mtime
     except OSError:
         return 0.0
 

@@ -4,11 +4,13 @@
     shared:///data/base                             the same folders, for many hosts
     s3://bucket/base?files=/data/base               the log in a bucket, weights and arrays in a folder
 
-``files=`` names the folder of weights, arrays and snapshots, and stands in the query of any address.
+``files=`` names the folder of weights and arrays, and stands in the query of any address. Snapshots of the
+views lie there as well, but where the log is in a bucket: then they lie beside it, and each host keeps some.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -16,10 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
-from eventstore import Address, is_address
+from eventstore import Address, cache_folder, is_address
 
 LOG: str = "events"
 """The name of the log within a base."""
+
+VIEWS: str = "views"
+"""The folder of a base that holds the snapshot files."""
+
+_BUCKETS = ("s3://", "gs://", "az://")
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Location:
     Attributes:
         name: One text for each base: the absolute path, or the address.
         log: What ``EventLog.open`` takes.
-        files: The folder of weights, arrays and snapshots.
+        files: The folder of weights and arrays.
         is_local: Whether the log is for one host, in a folder of it.
     """
 
@@ -86,6 +93,18 @@ class Location:
         from eventstore.storage.mongo import secrets_of
 
         return secrets_of(self.name)
+
+    @property
+    def views(self) -> Path:
+        """The folder of snapshots of the views.
+
+        Where the log is in a bucket they lie beside it, and this is where the host keeps some of them.
+        """
+        cache = cache_folder() if self.name.startswith(_BUCKETS) else None
+        if cache is None:
+            return self.files / VIEWS
+        place = self.name.partition("?")[0]
+        return cache / VIEWS / hashlib.sha256(place.encode()).hexdigest()[:32]
 
     def inside(self, name: str) -> str | Path:
         """The location of a store on this base, such as ``configs``."""

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dacapo_store.housekeeping import VIEWS
-
 if TYPE_CHECKING:
     from dacapo_store.store import Store
 
@@ -22,12 +20,12 @@ def sizes(store: Store) -> dict[str, Any]:
 
     ``tail`` is how many events lie behind the newest snapshot: what the first query of a process reads.
     """
-    root = store.path
+    root, views = store.path, store._base.location.views  # noqa: SLF001 - a part of it
     events = root / "events"
     (row,) = store.sql(_RATE).arrow().to_pylist()
     weights = store.sql("SELECT count(*), coalesce(sum(bytes), 0)::BIGINT FROM weights").fetchone() or (0, 0)
     segments = list(events.glob("*.arrows"))
-    snapshots = sorted((root / VIEWS).glob("*.duckdb"))
+    snapshots = sorted(views.glob("*.duckdb"))
     newest = int(snapshots[-1].name[:20]) if snapshots else 0
     return {
         "position": store.position,
@@ -40,7 +38,7 @@ def sizes(store: Store) -> dict[str, Any]:
         "spool_bytes": folder_bytes(events / "spool"),
         "quarantine_bytes": folder_bytes(events / "quarantine"),
         "snapshots": len(snapshots),
-        "snapshot_bytes": folder_bytes(root / VIEWS),
+        "snapshot_bytes": folder_bytes(views),
         "tail": store.position - newest,
         "weights": weights[0],
         "weights_bytes": weights[1],

@@ -38,7 +38,7 @@ from eventstore.model import (
     StreamAppend,
     Verdict,
 )
-from eventstore.storage.addresses import Address, compact_log, is_address, verify_log
+from eventstore.storage.addresses import Address, cache_folder, compact_log, is_address, verify_log
 from eventstore.storage.doctor import Diagnosis, examine
 from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
@@ -89,6 +89,7 @@ __all__ = [
     "UnsuitableStorageError",
     "Verdict",
     "WriteRefusedError",
+    "cache_folder",
     "compact_log",
     "copy_log",
     "derived_id",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from eventstore.log import EventLog
     from eventstore.model import RecordedEvent
+    from eventstore.storage.protocol import SharedFiles
 
 
 class PastLog:
@@ -41,6 +42,11 @@ class PastLog:
     def log_id(self) -> bytes:
         """The log's random id, 16 bytes."""
         return self._log.log_id
+
+    @property
+    def shared_files(self) -> SharedFiles | None:
+        """See ``EventLog.shared_files``."""
+        return self._log.shared_files
 
     @property
     def chain(self) -> bytes:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from eventstore.storage.protocol import SharedFiles
+
 
 class EventSource(Protocol):
     """A log to follow. Where there are no snapshots, only its length and its events are asked for."""
@@ -27,6 +29,10 @@ class EventSource(Protocol):
     def durable_position(self) -> int:
         """Everything below this position is known to survive a power cut."""
 
+    @property
+    def shared_files(self) -> SharedFiles | None:
+        """Where files lie beside the log that are derived from it; None where there is no such place."""
+
     def chain_at(self, position: int) -> bytes:
         """The hash that vouches for every event below a position, which is not beyond the log's end."""
 
@@ -44,6 +50,7 @@ class Prefix:
         self.next_position = next_position
         self.durable_position = next_position
         self.log_id = log.log_id
+        self.shared_files = log.shared_files
 
     def read_batches(self, from_position: int) -> Iterator[pa.RecordBatch]:
         """See ``EventSource``."""

@@ -9,6 +9,7 @@
 5. Sync it, make it read-only, and give it its name in one step.
 6. Take older files away: two are kept, for whoever cannot attach the newest, and so is what has not
    been there for a while, for whoever is about to attach it.
+7. Where the log lies in a bucket, publish the newest file beside it (``shared_snapshots``).
 
 A crash at any point leaves at most a temporary folder. Nobody waits for any of this.
 """
@@ -20,7 +21,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,16 +32,13 @@ from projections.content import Content
 from projections.event_source import EventSource, Prefix
 from projections.projection import Projection
 from projections.read_models import PROJECTIONS, ReadModels
-from projections.snapshot import ABOUT, TAIL_LIMIT, Snapshots, TailLimit, listed
+from projections.shared_snapshots import share_newest
+from projections.snapshot import ABOUT, TAIL_LIMIT, Snapshots, TailLimit, prune, put_in_place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 LOCK = "lock"
-FILES_KEPT = 2
-GRACE_SECONDS = 60.0
-FOREIGN_GRACE_SECONDS = 7 * 24 * 3600.0
-_READ_BITS = 0o444
 _MADE = "made"
 
 
@@ -83,7 +80,8 @@ def publish_snapshot(
         What was made; None where no snapshot is due, or where another process is at it.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full. Nothing is harmed.
+        OSError: The folder cannot be written, the disk is full, or the storage of the log does not take the
+            file: then it is here, and the next call publishes it. Nothing is harmed.
         CatchUpError: As for ``ReadModels.catch_up``.
         duckdb.Error: DuckDB could not write the file, for want of memory or disk. Nothing is harmed.
     """
@@ -103,11 +101,13 @@ def publish_snapshot(
                 temporary=temporary / "duckdb",
             )
             try:
-                return read_models.answer(
+                published = read_models.answer(
                     lambda content: _published(folder, log, projections, tail_limit, content, temporary)
                 )
             finally:
                 read_models.close()
+        share_newest(Snapshots(folder, log, projections))
+        return published
 
 
 @contextlib.contextmanager
@@ -158,9 +158,9 @@ def _published(
         made = temporary / target.name
         made.unlink(missing_ok=True)
         _write(made, content, projections, snapshots)
-        _put_in_place(made, target)
+        put_in_place(made, target)
         published = PublishedSnapshot(target, content.position, target.stat().st_size)
-    _prune(folder, snapshots)
+    prune(snapshots)
     return published
 
 
@@ -206,31 +206,3 @@ def _describe(connection: DuckDBPyConnection, content: Content, snapshots: Snaps
             f"INSERT INTO {_MADE}.history.read_models VALUES (?, ?, ?, ?)",
             [read_model, position, stopped and stopped.message, stopped and stopped.cause],
         )
-
-
-def _put_in_place(made: Path, target: Path) -> None:
-    descriptor = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        files.share(descriptor, like=target.parent)
-        os.fchmod(descriptor, os.fstat(descriptor).st_mode & _READ_BITS)
-        files.sync_file(descriptor)
-    finally:
-        os.close(descriptor)
-    files.rename(made, target)
-
-
-def _prune(folder: Path, snapshots: Snapshots) -> None:
-    kept = list(snapshots.usable_names())[:FILES_KEPT]
-    for name in listed(folder):
-        if name in kept:
-            continue
-        grace_seconds = GRACE_SECONDS if snapshots.is_own(name) else FOREIGN_GRACE_SECONDS
-        _remove_old(folder / name.text, grace_seconds)
-
-
-def _remove_old(path: Path, grace_seconds: float) -> None:
-    # Somebody else may remove it, or be the only one who may.
-    with contextlib.suppress(OSError):
-        if path.stat().st_mtime < time.time() - grace_seconds:
-            path.unlink()
-            path.with_name(f"{path.name}.wal").unlink(missing_ok=True)

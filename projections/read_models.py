@@ -40,6 +40,7 @@ from projections.events import EVENTS
 from projections.guarded_sql import as_of, guarded, within
 from projections.projection import Projection
 from projections.query_result import Parameters, Query, QueryResult, missing_views_explained, one_select
+from projections.shared_snapshots import fetch_newer
 from projections.snapshot import TAIL_LIMIT, Snapshots, TailLimit
 from projections.training_stats import TRAINING_STATS
 from projections.validation_scores import VALIDATION_SCORES
@@ -344,6 +345,7 @@ class ReadModels:
         database = Database(threads=self._threads, memory_limit=self._memory_limit, temporary=self._temporary)
         snapshot = None
         if self._snapshots is not None:
+            fetch_newer(self._snapshots)
             snapshot = self._snapshots.attach_newest(database, above=above)
         return Content(database, self._projections, snapshot)
 
@@ -368,6 +370,7 @@ class ReadModels:
         """Put a content with a newer snapshot in the place of this one, if there is such a file."""
         assert self._snapshots is not None
         above = 0 if content.snapshot is None else content.snapshot.position
+        fetch_newer(self._snapshots)
         if next(self._snapshots.usable_names(above=above), None) is None:
             return False
         # What goes wrong here is met again, and told, by whoever needs this content.

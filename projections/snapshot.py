@@ -17,9 +17,12 @@ Nothing here is ever needed: what is wrong with a file is logged, once, and the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from typing import Final, Self
 
 import duckdb
 
+from eventstore import files
 from projections.database import Database
 from projections.errors import ReadModelStoppedError
 from projections.event_source import EventSource
@@ -38,6 +42,11 @@ SNAPSHOT_FORMAT = 1
 CATALOG: Final = "snapshot"
 """The name under which a process attaches its snapshot."""
 
+FILES_KEPT = 2
+GRACE_SECONDS = 60.0
+FOREIGN_GRACE_SECONDS = 7 * 24 * 3600.0
+
+_READ_BITS = 0o444
 _NAME = re.compile(r"(\d{20})-([0-9a-f]{16})-([0-9a-f]{16})\.duckdb")
 _NAME_DIGITS = 16
 _LISTINGS_MAX = 10
@@ -172,6 +181,19 @@ class Snapshots:
                 return None
         return None
 
+    @property
+    def log(self) -> EventSource:
+        """The log."""
+        return self._log
+
+    def fits(self, name: SnapshotName) -> bool:
+        """Whether these read models made the file of this very history."""
+        return (
+            self.is_own(name)
+            and name.position <= self._log.next_position
+            and name == self.name_at(name.position)
+        )
+
     def usable_names(self, *, above: int = 0) -> Iterator[SnapshotName]:
         """The files that these read models made of this very history, the newest first."""
         next_position = self._log.next_position
@@ -268,6 +290,35 @@ def listed(folder: Path) -> list[SnapshotName]:
         say_once(folder, str(error))
         return []
     return [name for name in names if name is not None]
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Give a file its name, durably, and let nobody write to it any more."""
+    descriptor = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        files.share(descriptor, like=target.parent)
+        os.fchmod(descriptor, os.fstat(descriptor).st_mode & _READ_BITS)
+        files.sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+    files.rename(made, target)
+
+
+def prune(snapshots: Snapshots) -> None:
+    """Take files away: not the newest usable ones, nor what somebody may be about to attach."""
+    kept = list(snapshots.usable_names())[:FILES_KEPT]
+    for name in listed(snapshots.folder):
+        if name not in kept:
+            grace_seconds = GRACE_SECONDS if snapshots.is_own(name) else FOREIGN_GRACE_SECONDS
+            _remove_old(snapshots.folder / name.text, grace_seconds)
+
+
+def _remove_old(path: Path, grace_seconds: float) -> None:
+    # Somebody else may remove it, or be the only one who may.
+    with contextlib.suppress(OSError):
+        if path.stat().st_mtime < time.time() - grace_seconds:
+            path.unlink()
+            path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
 
 
 def say_once(path: Path, reason: str) -> None:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from eventstore.storage.protocol import SharedFiles
 from projections.read_models import ReadModels
 
 ENVELOPE = pa.schema(
@@ -80,6 +81,7 @@ class ListedLog:
 
     events: list[GivenEvent] = field(default_factory=list)
     batch_events: int = 1000
+    shared_files: SharedFiles | None = None
 
     @property
     def next_position(self) -> int:

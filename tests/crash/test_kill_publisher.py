@@ -21,8 +21,8 @@ _STEPS = (
     ("eventstore.files:sync_file", "in front of"),
     ("pathlib:Path.rename", "in front of"),
     ("pathlib:Path.rename", "behind"),
-    ("projections.publishing:_prune", "in front of"),
-    ("projections.publishing:_prune", "behind"),
+    ("projections.publishing:prune", "in front of"),
+    ("projections.publishing:prune", "behind"),
 )
 _EVENTS = [
     event(

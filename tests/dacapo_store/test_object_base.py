@@ -10,8 +10,11 @@ import pytest
 import torch
 
 import dacapo_store
-from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore
+from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore, housekeeping
 from dacapo_store.base import Base
+from dacapo_store.events import EVENT_TYPES, TrainingStatsRecorded
+from eventstore import Event
+from projections import ANYTHING_NEW
 from tools.stores.faulty_server import FaultyServer
 
 
@@ -51,3 +54,39 @@ def test_a_bucket_needs_a_folder_for_files(server: FaultyServer) -> None:
     with pytest.raises(ValueError, match=r"add \?files="):
         Base.at(server.address("base"))
     assert server.objects == {}
+
+
+def test_a_fresh_host_begins_with_what_another_has_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Index and snapshot lie beside the log: the first query reads what came since."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with FaultyServer() as server:
+        address = f"{server.address('base')}&files={tmp_path}/files"
+        answers = []
+        for host in ("one", "two", "three"):
+            monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / host))
+            server.requests.clear()
+            base = Base.at(address)
+            if host == "one":
+                for iteration in range(700):
+                    base.append("training/run", [_iteration(iteration)])
+                assert housekeeping.publish(address, tail_limit=ANYTHING_NEW) is not None
+            if host == "three":
+                server.objects = {name: data for name, data in server.objects.items() if "/snap/" not in name}
+            answers.append(base.query("SELECT count(*), max(iteration) FROM training_stats").fetchone())
+            content = base.views._state.content
+            assert content is not None
+            assert (content.snapshot is None) == (host == "three")
+            if host == "two":
+                assert server.requests["get"] < 300, "the index, the snapshot, and the commits behind them"
+            if host == "three":
+                assert server.requests["get"] > 700, "all commits"
+            base.close()
+        assert answers == [(700, 699)] * 3
+        assert not (tmp_path / "files" / "views").exists()
+
+
+def _iteration(iteration: int) -> Event:
+    fact = TrainingStatsRecorded(run="run", epoch=0, columns=["loss"])
+    return EVENT_TYPES.event(fact, index=[iteration], values=[0.5])

@@ -15,7 +15,7 @@ import pytest
 from eventstore import Event, EventLog, files
 from projections import ANYTHING_NEW, PROJECTIONS, ReadModels, TailLimit, publish_snapshot
 from projections.projection import Projection
-from projections.publishing import FOREIGN_GRACE_SECONDS, GRACE_SECONDS
+from projections.snapshot import FOREIGN_GRACE_SECONDS, GRACE_SECONDS
 from projections.testing import GivenEvent, ListedLog, event
 
 

@@ -35,6 +35,7 @@ from typing import Any, Final
 
 from dacapo_store import FileConfigStore, LocalArrayStore, LocalWeightsStore, housekeeping
 from dacapo_store.base import Base
+from dacapo_store.location import VIEWS
 from eventstore import EventLog, LogNotFoundError, RecordedEvent, Verdict
 from projections import ANYTHING_NEW, ReadModels
 from tools.torture.failpoints import FAILPOINTS, Failpoints
@@ -530,7 +531,7 @@ def _look_at_the_end(base: Path, verdict: Verdict) -> dict[str, Any]:
 def _look_at_a_snapshot(base: Path, digests: dict[str, str]) -> None:
     """The follower has made snapshots while writers died; whoever begins with one sees the same."""
     housekeeping.publish(base, tail_limit=ANYTHING_NEW)
-    newcomer = ReadModels(Base.at(base).log, snapshots=base / housekeeping.VIEWS)
+    newcomer = ReadModels(Base.at(base).log, snapshots=base / VIEWS)
     _require(newcomer.digests() == digests, "a snapshot shows something else than the log")
     newcomer.close()
 
