@@ -185,8 +185,9 @@ class Base:
         if parameters is not None:
             for each in parameters.values() if isinstance(parameters, Mapping) else parameters:
                 check_text(each)
-        self.settle_if_possible()
-        return self.views.query(sql, parameters)
+        with self.log.one_look():
+            self.settle_if_possible()
+            return self.views.query(sql, parameters)
 
     def run_directory(self, run_name: str) -> Path:
         """The folder of a run.
@@ -285,11 +286,12 @@ class Base:
                 times and may raise to end the matter.
         """
         while True:
-            known = list(self.log.read_stream(stream))
-            events = decision(known)
-            if not events:
-                self.log.sync()
-                return None
+            with self.log.one_look():
+                known = list(self.log.read_stream(stream))
+                events = decision(known)
+                if not events:
+                    self.log.sync()
+                    return None
             expected = known[-1].stream_version if known else NO_STREAM
             try:
                 return self.append(stream, events, expected=expected)

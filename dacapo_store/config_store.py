@@ -299,10 +299,11 @@ class LogConfigStore(ConfigStore):
     def _store(self, kind: str, config: Any, ignore: Collection[str] | None) -> None:
         documents = _documents(kind, self._document_of(config))
         while True:
-            appends = [self._storing(*key, document, ignore) for key, document in documents.items()]
-            if not any(append.events for append in appends):
-                self._base.log.sync()
-                return
+            with self._base.log.one_look():
+                appends = [self._storing(*key, document, ignore) for key, document in documents.items()]
+                if not any(append.events for append in appends):
+                    self._base.log.sync()
+                    return
             try:
                 self._base.append_to_streams(appends)
             except ExpectedVersionError:

@@ -222,7 +222,8 @@ def record(  # noqa: PLR0913 - all but the first four are named
     end: int | None = None
     known = False
     while rows:
-        standing, end = _since(base.log, stream, standing, end)
+        with base.log.one_look():
+            standing, end = _since(base.log, stream, standing, end)
         begins = _iteration(next(iter(rows.values())))
         falls_behind = not standing.ended and end is not None and end >= begins
         epoch = standing.epoch + falls_behind

@@ -271,7 +271,7 @@ class EventLog:
             ReadOnlyLogError: An earlier sync failed, and the disk takes no writes to make up for it.
         """
         with self._turn():
-            self._state.catch_up()
+            self._state.catch_up(anew=False)
             next_position = self._next_position
         storage = self._adapter()
         if storage.durable_position < next_position:
@@ -370,10 +370,23 @@ class EventLog:
 
     # --- reading
 
+    def one_look(self) -> contextlib.AbstractContextManager[None]:
+        """Several questions of this thread as one: they see what was committed before this began.
+
+        To look for news costs a request where the log is far away. Within this, one look is enough for
+        all reading; what comes during it may be seen or not. An append looks as often as it must.
+
+        Example:
+            >>> with log.one_look():
+            ...     version = log.stream_version("run-42")
+            ...     events = list(log.read_stream("run-42"))
+        """
+        return self._state.one_look() if self._group is not None else contextlib.nullcontext()
+
     @property
     def next_position(self) -> int:
         """The position that the next event will get: the log's length, and its version number."""
-        self._state.catch_up()
+        self._state.catch_up(anew=False)
         return self._next_position
 
     @property
@@ -394,7 +407,7 @@ class EventLog:
     def chain(self) -> bytes:
         """The 32-byte hash that vouches for every event below ``next_position``."""
         with self._state.lock:
-            self._state.catch_up()
+            self._state.catch_up(anew=False)
             return self._state.chain
 
     def chain_at(self, position: int) -> bytes:
@@ -420,7 +433,7 @@ class EventLog:
     def stream_version(self, stream: str) -> int | None:
         """The version of the stream's last event, or None when the stream does not exist."""
         with self._state.lock:
-            self._state.catch_up()
+            self._state.catch_up(anew=False)
             return self._state.stream_version(stream)
 
     def read(
@@ -468,7 +481,7 @@ class EventLog:
         if from_version < 0:
             raise ValueError(f"stream versions count from 0, so not {from_version}")
         with self._state.lock:
-            self._state.catch_up()
+            self._state.catch_up(anew=False)
             positions = self._state.stream_positions(stream, from_version)
         return self._events_at(positions, stream)
 
@@ -484,7 +497,7 @@ class EventLog:
             raise ValueError(f"a moment needs a time zone, and {time!r} has none")
         moment = (time - _EPOCH) // timedelta(microseconds=1)
         with self._state.lock:
-            self._state.catch_up()
+            self._state.catch_up(anew=False)
             around = self._state.around(moment)
             if around is None:
                 return self._next_position

@@ -7,8 +7,11 @@ and the log is read instead.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -36,6 +39,8 @@ class LogState:
     def __init__(self, adapter: Callable[[], Storage]) -> None:
         self.lock = threading.RLock()
         self._adapter = adapter
+        self._scope = threading.local()
+        self._looked_at = -math.inf
         storage = adapter()
         self._index = HistoryIndex(
             storage.index_folder,
@@ -58,15 +63,33 @@ class LogState:
         """Take the index as it is on the disk; what comes behind it is read by ``catch_up``."""
         self._index.load(self._adapter().resume)
 
-    def catch_up(self) -> bool:
-        """Read what was committed since, by whatever process. True if there was anything."""
+    def catch_up(self, *, anew: bool = True) -> bool:
+        """Read what was committed since, by whatever process. True if there was anything.
+
+        Args:
+            anew: False where ``one_look`` lets it be enough that somebody has looked since it began.
+        """
         with self.lock:
+            began = time.monotonic()
+            if not anew and self._looked_at > getattr(self._scope, "began", math.inf):
+                return False
             index, storage = self._index, self._adapter()
             start = index.tail.next_position
             while storage.has_news(index.tail.next_position):
                 if not self._glance(storage) and self._fold_new():
                     break
+            self._looked_at = began
             return index.tail.next_position != start
+
+    @contextlib.contextmanager
+    def one_look(self) -> Iterator[None]:
+        """In this thread, and within this, what was read since it began counts as up to date."""
+        outer = getattr(self._scope, "began", math.inf)
+        self._scope.began = min(outer, time.monotonic())
+        try:
+            yield
+        finally:
+            self._scope.began = outer
 
     def stored(self, start: int, stop: int | None) -> Iterator[StoredBatch]:
         """The batches that hold these positions; see ``Storage.read``."""

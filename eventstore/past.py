@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -58,6 +59,10 @@ class PastLog:
         if position > self.next_position:
             raise ValueError(f"the log has positions 0 to {self.next_position}, and not {position}")
         return self._log.chain_at(position)
+
+    def one_look(self) -> AbstractContextManager[None]:
+        """See ``EventLog.one_look``."""
+        return self._log.one_look()
 
     def read(
         self,

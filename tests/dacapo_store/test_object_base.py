@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +10,16 @@ import pytest
 import torch
 
 import dacapo_store
-from dacapo_store import FileConfigStore, FileStatsStore, LocalWeightsStore, housekeeping
+from dacapo_store import (
+    FileConfigStore,
+    FileStatsStore,
+    LocalWeightsStore,
+    TrainingIterationStats,
+    housekeeping,
+)
 from dacapo_store.base import Base
 from dacapo_store.events import EVENT_TYPES, TrainingStatsRecorded
-from eventstore import Event
+from eventstore import Event, EventLog
 from projections import ANYTHING_NEW
 from tools.stores.faulty_server import FaultyServer
 
@@ -90,3 +96,59 @@ def test_a_fresh_host_begins_with_what_another_has_published(
 def _iteration(iteration: int) -> Event:
     fact = TrainingStatsRecorded(run="run", epoch=0, columns=["loss"])
     return EVENT_TYPES.event(fact, index=[iteration], values=[0.5])
+
+
+def test_a_call_looks_once_and_writes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look is a request that takes time and costs money; nothing is asked while nothing is done."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / "cache"))
+    with FaultyServer() as server:
+        address = f"{server.address('base')}&files={tmp_path}/files"
+        configs, stats = FileConfigStore(address), FileStatsStore(address)
+        scalars = stats.scalar_logger("run_7")
+        configs.retrieve_task_config_names()
+
+        def requests(call: Callable[[], object]) -> tuple[int, int]:
+            server.requests.clear()
+            call()
+            asked, created = server.requests["get"] + server.requests["missed"], server.requests["create"]
+            assert asked + created == server.requests.total()
+            return asked, created
+
+        def flushed() -> None:
+            for iteration in range(100):
+                scalars.add(iteration, loss=0.5)
+            scalars.flush()
+
+        def stored(count: int) -> None:
+            stats.store_training_stats("run_8", [TrainingIterationStats(i, loss=0.5) for i in range(count)])
+
+        assert requests(lambda: configs.store_task_config({"name": "cells"})) == (1, 1)
+        assert requests(lambda: configs.store_task_config({"name": "cells"})) == (1, 0)
+        assert requests(configs.retrieve_task_config_names) == (1, 0)
+        flushed()
+        assert requests(lambda: scalars.add(200, loss=0.5)) == (0, 0)
+        assert requests(scalars.flush) == (1, 1)
+        stored(10)
+        assert requests(lambda: stored(20)) == (1, 1)
+        assert requests(lambda: stored(20)) == (1, 0)
+        assert requests(lambda: stats.retrieve_training_stats("run_8")) == (1, 0)
+        Base.at(address).close()
+
+
+def test_a_call_sees_what_was_there_when_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look is enough only if it is made within the call."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / "cache"))
+    with FaultyServer() as server:
+        address = f"{server.address('base')}&files={tmp_path}/files"
+        stats = FileStatsStore(address)
+        assert stats.retrieve_training_stats("run").iteration_stats == []
+        with EventLog.open(server.address("base/events")) as other:
+            for iteration in range(3):
+                other.append("training/run", [_iteration(iteration)])
+                found = stats.retrieve_training_stats("run").iteration_stats
+                assert [each.iteration for each in found] == list(range(iteration + 1))
+            stats.store_training_stats("run", [TrainingIterationStats(i, loss=0.5) for i in range(5)])
+            assert [event.stream_version for event in other.read_stream("training/run")] == [0, 1, 2, 3]
+        Base.at(address).close()

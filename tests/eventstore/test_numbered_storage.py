@@ -150,6 +150,38 @@ def test_who_decided_on_an_old_state_is_told_so(store: _Scripted, log: EventLog)
     assert log.append("s", [Event("B")], expected=0).first_position == 1
 
 
+def test_one_look_is_enough_for_several_questions(store: _Scripted, log: EventLog) -> None:
+    before = store.requests
+    with log.one_look():
+        assert (log.next_position, log.stream_version("s"), list(log.read())) == (0, None, [])
+        with log.one_look():
+            assert list(log.read_stream("s")) == []
+    assert store.requests - before == 1
+    assert log.next_position == 0
+    assert store.requests - before == 2
+
+
+def test_one_look_begins_anew_each_time(store: _Scripted, log: EventLog) -> None:
+    with _log(store) as other:
+        for count in range(1, 4):
+            other.append("s", [Event("A")])
+            with log.one_look():
+                assert (log.next_position, len(list(log.read_stream("s")))) == (count, count)
+
+
+def test_an_append_looks_as_often_as_it_must(store: _Scripted, log: EventLog) -> None:
+    """Whoever decides again within one look decides on what has made the first attempt fail."""
+    with _log(store) as other, log.one_look():
+        assert log.stream_version("s") is None
+        other.append("s", [Event("A")])
+        with pytest.raises(ExpectedVersionError, match="is at version 0"):
+            log.append("s", [Event("B")], expected=NO_STREAM)
+        assert log.stream_version("s") == 0
+        other.append("t", [Event("C")])
+        assert log.append("s", [Event("B")], expected=0).first_position == 2
+        assert _types(log) == ["A", "C", "B"]
+
+
 def test_an_unknown_outcome_is_said_to_be_one_and_can_be_resolved(store: _Scripted, log: EventLog) -> None:
     store.script = ["lose request"]
     with pytest.raises(CommitUnknownError) as caught:

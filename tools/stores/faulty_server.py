@@ -183,8 +183,11 @@ class _Handler(BaseHTTPRequestHandler):
         found = "".join(
             f"<Contents><Key>{escape(path.removeprefix(bucket))}</Key><Size>{len(data)}</Size>"
             f"<LastModified>{_time(self.store.modified[path])}</LastModified></Contents>"
-            for path, data in sorted(self.store.objects.items())
-            if path.startswith(bucket + self._query.get("prefix", ""))
+            for path, data in sorted(
+                item
+                for item in self.store.objects.items()
+                if item[0].startswith(bucket + self._query.get("prefix", ""))
+            )
         )
         return f"<ListBucketResult>{found}<IsTruncated>false</IsTruncated></ListBucketResult>".encode()
 
