@@ -144,18 +144,24 @@ class ObjectCommits:
 
     def read(self, key: int, count: int) -> Sequence[bytes]:
         """See ``CommitStore.read``: several requests at once where several are wanted."""
+        answers = self.fetched([_name(each) for each in range(key, key + count)])
+        return [data for data in takewhile(lambda data: data is not None, answers) if data is not None]
+
+    def fetched(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Objects, each of them or None; asked for at once.
+
+        Raises:
+            UnclearError: One of them could not be asked for.
+        """
         client = self.client
-        names = [_name(each) for each in range(key, key + count)]
-        if count == 1:
-            data = client.get(names[0])
-            return [] if data is None else [data]
+        if len(names) == 1:
+            return iter([client.get(names[0])])
         workers = self._workers()
         try:
             asked = [workers.submit(_insistent, client.get, name) for name in names]
         except RuntimeError as error:
             raise UnclearError(str(error)) from error  # this process ends, or the store was closed
-        answers = (each.result() for each in asked)
-        return [data for data in takewhile(lambda data: data is not None, answers) if data is not None]
+        return (each.result() for each in asked)
 
     def settle(self) -> None:
         """What a store gives, it has."""
@@ -206,12 +212,18 @@ _inherited: list[object] = []
 class _DerivedObjects:
     """Derived objects, beside the commits."""
 
+    has_blocks = True
+
     def __init__(self, store: ObjectCommits) -> None:
         self._store = store
 
     def get(self, name: str) -> bytes | None:
         """See ``DerivedObjects.get``."""
         return self._store.client.get(name)
+
+    def get_many(self, names: Sequence[str]) -> Sequence[bytes | None]:
+        """See ``DerivedObjects.get_many``."""
+        return list(self._store.fetched(names))
 
     def put(self, name: str, data: bytes) -> None:
         """See ``DerivedObjects.put``."""

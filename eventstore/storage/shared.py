@@ -151,6 +151,8 @@ class SharedFolder:
 class _DerivedFiles:
     """Derived objects, in files beside the commits."""
 
+    has_blocks = False
+
     def __init__(self, folder: Path, aside: Path) -> None:
         self._folder = folder
         self._aside = aside
@@ -159,6 +161,10 @@ class _DerivedFiles:
         """See ``DerivedObjects.get``."""
         with _asked():
             return _content(self._folder / name)
+
+    def get_many(self, names: Sequence[str]) -> Sequence[bytes | None]:
+        """See ``DerivedObjects.get_many``."""
+        return [self.get(name) for name in names]
 
     def put(self, name: str, data: bytes) -> None:
         """See ``DerivedObjects.put``."""

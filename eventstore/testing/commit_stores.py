@@ -69,6 +69,12 @@ class MemoryCommitStore:
 class _MemoryObjects(dict[str, bytes]):
     """Derived objects in memory."""
 
+    has_blocks = True
+
+    def get_many(self, names: Sequence[str]) -> Sequence[bytes | None]:
+        """See ``DerivedObjects.get_many``."""
+        return [self.get(name) for name in names]
+
     def put(self, name: str, data: bytes) -> None:
         """See ``DerivedObjects.put``."""
         self.setdefault(name, data)

@@ -22,11 +22,13 @@ from eventstore import (
     EventLog,
     ExpectedVersionError,
     LogNotFoundError,
+    RecordedEvent,
     StorageUnavailableError,
     WriteRefusedError,
 )
+from eventstore.schema import recorded_events
 from eventstore.storage.numbered import NumberedStorage, RefusedError, UnclearError
-from eventstore.storage.numbered.segments import COMMITS
+from eventstore.storage.numbered.segments import COMMITS, compacted
 from eventstore.testing.commit_stores import FaultyCommitStore, MemoryCommitStore
 from eventstore.testing.contract import LogContract, OpenLog
 from eventstore.testing.witness import Witness
@@ -471,3 +473,161 @@ def _opened(network: FaultyCommitStore, patience: float) -> EventLog:
             return _log(network, patience=patience)
         except StorageUnavailableError:
             continue
+
+
+# --- blocks
+
+
+class _Counting(MemoryCommitStore):
+    """Counts what is read, each object as one request; blocks are made where the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        derived = self.derived
+        assert derived is not None
+        get = derived.get
+
+        def counted(name: str, default: bytes | None = None) -> bytes | None:
+            self.reads += 1
+            return get(name, default)
+
+        derived.get = counted  # type: ignore[method-assign,assignment]
+
+    def read(self, key: int, count: int) -> Sequence[bytes]:
+        self.reads += count
+        return super().read(key, count)
+
+
+def _wait_for_makers() -> None:
+    for thread in threading.enumerate():
+        if "_try_to" in thread.name:
+            thread.join()
+
+
+def _crowd(store: MemoryCommitStore, commits: int, writers: int = 3) -> None:
+    """Several writers take turns until there are so many commits."""
+    logs = [_log(store) for _ in range(writers)]
+    while len(store.objects) < commits:
+        logs[len(store.objects) % writers].append(f"s{len(store.objects) % 5}", [Event("A")])
+    _wait_for_makers()
+    for log in logs:
+        log.close()
+
+
+def test_writers_who_are_not_alone_make_blocks() -> None:
+    """Each holds what its commits hold, byte for byte."""
+    store = _Counting()
+    _crowd(store, 150)
+    assert store.derived is not None
+    sizes = {8: 18, 64: 2}
+    assert set(store.derived) == {
+        f"seg/{size}/{number:012d}.arrow" for size, count in sizes.items() for number in range(count)
+    }
+    with _log(store) as log:
+        assert log.verify().findings == ()
+        for size, count in sizes.items():
+            for number in range(count):
+                objects = [store.objects[key] for key in range(size * number, size * (number + 1))]
+                assert store.derived[f"seg/{size}/{number:012d}.arrow"] == compacted(objects, name="block")
+    with pa.ipc.open_stream(store.derived["seg/64/000000000001.arrow"]) as stream:
+        assert len(stream.read_all()) == 64
+
+
+def test_who_writes_alone_makes_none() -> None:
+    """Nobody would read them."""
+    store = _Counting()
+    with _log(store) as log:
+        for _ in range(200):
+            log.append("s", [Event("A")])
+    _wait_for_makers()
+    assert not store.derived
+
+
+@pytest.mark.parametrize("behind", [0, 1, 2, 5, 10, 40, 100, 300, 900])
+def test_who_is_behind_reads_blocks(behind: int) -> None:
+    """A thousand trainers that each read a thousand commits of the others were most of what a log costs."""
+    store = _Counting()
+    with _log(store) as log:
+        _crowd(store, 68)
+        assert log.next_position == 67
+        _crowd(store, 68 + behind)
+        store.reads = 0
+        assert log.next_position == 67 + behind
+        assert store.reads <= min(2 * behind + 3, 24 + behind // 16)
+        assert [event.position for event in log.read()] == list(range(67 + behind))
+
+
+def test_without_blocks_as_many_requests_as_commits() -> None:
+    """A writer alone made none: whoever comes later finds that out, and stops asking."""
+    store = _Counting()
+    with _log(store) as writer, _log(store) as log:
+        for _ in range(900):
+            writer.append("s", [Event("A")])
+        assert not store.derived
+        store.reads = 0
+        assert log.next_position == 900
+        assert store.reads < 900 + 130
+
+
+@pytest.mark.parametrize("wrong", ["flipped", "cut", "empty", "other", "misplaced", "missing"])
+@pytest.mark.parametrize("size", [8, 64])
+def test_a_block_that_is_no_good_is_passed_over(size: int, wrong: str) -> None:
+    """The commits themselves are read."""
+    store = _Counting()
+    _crowd(store, 400)
+    assert store.derived is not None
+    first = store.derived[f"seg/{size}/000000000000.arrow"]
+    names = [name for name in store.derived if name.startswith(f"seg/{size}/")]
+    for name in names:
+        data = store.derived.pop(name)
+        match wrong:
+            case "flipped":
+                store.derived[name] = data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+            case "cut":
+                store.derived[name] = data[:-8]
+            case "empty":
+                store.derived[name] = b""
+            case "other":
+                store.derived[name] = store.objects[3]
+            case "misplaced":
+                store.derived[name] = first
+    with _log(store) as log:
+        assert [event.position for event in log.read()] == list(range(399))
+        findings = log.verify().findings
+        assert all(finding.severity == "note" for finding in findings)
+        assert len(findings) == (0 if wrong == "missing" else len(names) - (wrong == "misplaced"))
+
+
+def test_a_block_of_another_history_is_damage_or_passed_over() -> None:
+    """Good frames that do not continue the log are not believed."""
+    store, other = _Counting(), _Counting()
+    _crowd(store, 100)
+    _crowd(other, 100)
+    assert store.derived is not None
+    assert other.derived is not None
+    store.derived.update(other.derived)
+    with _log(store) as log:
+        assert [event.event_id for event in log.read()] == [
+            event.event_id for key in range(1, 100) for event in _events_of(store.objects[key])
+        ]
+
+
+def _events_of(data: bytes) -> list[RecordedEvent]:
+    return list(recorded_events(pa.ipc.open_stream(data).read_all().to_batches()[0]))
+
+
+def test_segments_are_made_of_blocks() -> None:
+    """A sixteenth of the requests, and the same bytes."""
+    store = _Counting()
+    _crowd(store, COMMITS + 10)
+    assert store.derived is not None
+    name = "seg/000000000000.arrow"
+    objects = [store.objects[key] for key in range(COMMITS)]
+    assert store.derived.pop(name) == compacted(objects, name=name)
+    with _log(store) as log:
+        store.reads = 0
+        assert isinstance(log._storage, NumberedStorage)
+        assert log._storage.compact() == 1
+        assert store.reads < 40
+    assert store.derived[name] == compacted(objects, name=name)

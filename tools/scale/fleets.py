@@ -11,9 +11,9 @@ from tools.scale.measurement import ROUND_TRIPS, WRITERS, round_trip_name
 from tools.scale.simulation import Engine, Outcome, simulated
 
 STORAGES: Final[Mapping[str, Engine]] = {
-    "object store, 40 ms": Engine(0.04, 0.02),
-    "object store, 8 ms": Engine(0.008, 0.004),
-    "PostgreSQL, 3 ms": Engine(0.003, 0.001, reads_many=True),
+    "object store, 40 ms": Engine(0.04, 0.02, looks_first=True),
+    "object store, 8 ms": Engine(0.008, 0.004, looks_first=True),
+    "PostgreSQL, 3 ms": Engine(0.003, 0.001, reads_many=True, looks_first=True),
 }
 """Median latencies of a request that creates: a cloud's, one in the building, a database in the building."""
 

@@ -2,7 +2,8 @@
 
 It follows ``eventstore/storage/numbered/storage.py`` and ``group_commit.py`` step by step: one request at a
 time for each process, which carries all that has gathered; who loses looks, waits a little, reads on and
-tries the next place; who wins lets others in. Time passes in requests only: no processor is ever busy.
+tries the next place; who wins lets others in, and makes a block of what it has completed. Time passes in
+requests only: no processor is ever busy.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ WINS_MAX: Final = 64
 PAUSE_SECONDS: Final = 0.1
 SEGMENT_FROM: Final = 8
 COMMITS: Final = 1024
+BLOCKS: Final = (64, 8)
 """As in ``eventstore.storage.numbered``; a test compares them."""
 
 _MANY: Final = 64
@@ -33,7 +35,8 @@ class Engine:
         create_seconds: The median time of a request that creates.
         read_seconds: The median time of a request that reads.
         spread: The standard deviation of the logarithm of these times.
-        reads_many: Whether one request reads many commits, or one.
+        reads_many: Whether one request reads many commits, or one; then there are blocks of them.
+        looks_first: Whether a writer reads what is new before it creates, as the stores do.
         at_once: How many requests that read are made at once.
     """
 
@@ -41,6 +44,7 @@ class Engine:
     read_seconds: float
     spread: float = 0.25
     reads_many: bool = False
+    looks_first: bool = False
     at_once: int = 16
 
 
@@ -94,6 +98,7 @@ class _Simulation:
         self.dice = random.Random(seed)  # noqa: S311 - dice
         self.now = 0.0
         self.end = 0
+        self.made: dict[int, list[float]] = {size: [] for size in BLOCKS}
         self.outcome = Outcome(seconds, [0] * writers)
         self._queue: list[tuple[float, int, _Steps]] = []
         for writer in range(writers):
@@ -116,11 +121,12 @@ class _Simulation:
     def _writer(self, writer: int) -> _Steps:
         """One process: what comes each ``every`` seconds (0: at once) goes with the next commit."""
         dice, outcome = self.dice, self.outcome
-        known, wins, won_at, seen, latency = 0, 0, 0.0, -math.inf, 0.0
+        known, wins, won_at, seen, latency = self.end, 0, 0.0, -math.inf, 0.0
         due = dice.uniform(0, self.every)
         while True:
             if due > self.now:
                 yield due - self.now
+            known, seen = yield from self._looked(known, seen)
             while True:
                 pause = 0.0
                 if self.now - seen < COMPANY_SECONDS:
@@ -136,6 +142,7 @@ class _Simulation:
                 has_won = known == self.end
                 if has_won:
                     self.end += 1
+                    self._make_blocks()
                 yield begun + 2 * (self.now - begun) - self.now  # back as long as there
                 latency = self.now - begun
                 if has_won:
@@ -151,26 +158,73 @@ class _Simulation:
                 outcome.waits.append(self.now - due)
                 due = due + self.every if self.every else self.now
 
+    def _looked(self, known: int, seen: float) -> Generator[float, None, tuple[int, float]]:
+        """What is known after the look with which a store call begins, and when others were last seen."""
+        if not self.engine.looks_first:
+            return known, seen
+        found = yield from self._caught_up(known)
+        return found, self.now if found > known else seen
+
+    def _make_blocks(self) -> None:
+        """Who creates the last commit of a block makes it, unless there is nobody else."""
+        if not self.engine.reads_many and len(self.outcome.commits) > 1:
+            for size in reversed(BLOCKS):
+                if self.end % size == 0:
+                    self.outcome.creates += 1
+                    self.outcome.reads += 0 if size == BLOCKS[-1] else size // BLOCKS[-1]
+                    self.made[size].append(self.now + 2 * self._time(self.engine.create_seconds))
+
+    def _reading(self, requests: int) -> Generator[float, None, float]:
+        """So many requests at once, as far as the store; gives how long their answers take."""
+        self.outcome.reads += requests
+        duration = math.ceil(requests / self.engine.at_once) * self._time(self.engine.read_seconds)
+        yield duration / 2
+        return duration / 2
+
     def _caught_up(self, known: int) -> Generator[float, None, int]:
-        count = 2
+        count = _MANY if self.engine.reads_many else 1
         while True:
-            if count >= SEGMENT_FROM and not self.engine.reads_many:
-                self.outcome.reads += 1
-                yield self._time(self.engine.read_seconds)
-                behind = (known // COMMITS + 1) * COMMITS
-                if behind <= self.end:
-                    known, count = behind, min(2 * count, _MANY)
-                    continue
-            requests = 1 if self.engine.reads_many else count
-            self.outcome.reads += requests
-            duration = math.ceil(requests / self.engine.at_once) * self._time(self.engine.read_seconds)
-            yield duration / 2
-            found = min(count, self.end - known)
-            yield duration / 2
+            found, wanted, count = yield from self._read(known, count)
             known += found
-            if found < count:
+            if found < wanted:
                 return known
-            count = min(2 * count, _MANY)
+
+    def _read(self, known: int, count: int) -> Generator[float, None, tuple[int, int, int]]:
+        """How many commits were found and asked for, and how many to ask for next."""
+        if self.engine.reads_many:
+            back = yield from self._reading(1)
+            found = min(count, self.end - known)
+            yield back
+            return found, count, min(2 * count, _MANY)
+        if count >= SEGMENT_FROM and (known // COMMITS + 1) * COMMITS <= self.end:
+            yield (yield from self._reading(1))
+            found = (known // COMMITS + 1) * COMMITS - known
+            return found, found, min(2 * count, _MANY)
+        larger = COMMITS
+        for size in BLOCKS:
+            if known % size == 0 and count >= size:
+                wanted = min(count, larger - known % larger) // size
+                back = yield from self._reading(wanted)
+                first = known // size
+                made = [each for each in self.made[size][first : first + wanted] if each <= self.now]
+                yield back
+                if len(made) == wanted:
+                    return size * wanted, size * wanted, min(2 * count, COMMITS)
+                count = size // 2
+                if made:
+                    return size * len(made), size * len(made), count
+                if size == BLOCKS[-1]:
+                    return (yield from self._read_singly(known, size, count))
+            larger = size
+        return (yield from self._read_singly(known, min(count, larger - known % larger), count))
+
+    def _read_singly(
+        self, known: int, wanted: int, count: int
+    ) -> Generator[float, None, tuple[int, int, int]]:
+        back = yield from self._reading(wanted)
+        found = min(wanted, self.end - known)
+        yield back
+        return found, wanted, 2 * count
 
 
 def simulated(engine: Engine, *, writers: int, seconds: float, every: float = 0.0, seed: int = 1) -> Outcome:

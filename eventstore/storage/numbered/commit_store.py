@@ -20,7 +20,15 @@ class RefusedError(Exception):
 
 
 class DerivedObjects(Protocol):
-    """Objects that are derived from the commits: what is lost of them is made again."""
+    """Objects that are derived from the commits: what is lost of them is made again.
+
+    Attributes:
+        has_blocks: Whether a request for each commit costs so much that small blocks are worth making.
+    """
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether small blocks are worth making."""
 
     def get(self, name: str) -> bytes | None:
         """The object of this name, or None.
@@ -28,6 +36,9 @@ class DerivedObjects(Protocol):
         Raises:
             UnclearError: It could not be asked.
         """
+
+    def get_many(self, names: Sequence[str]) -> Sequence[bytes | None]:
+        """As ``get``, for several at once."""
 
     def put(self, name: str, data: bytes) -> None:
         """Keep an object; one that is there already has the same bytes.

@@ -1,13 +1,18 @@
 """Compacted segments: 1,024 commits in one object, for those who read what they have not read before.
 
-A segment is a pure function of the log, so whoever makes it makes the same bytes, and racing makers do
-no harm. It is derived and never needed: the commits themselves are never deleted. What was fetched is
-kept in a folder of this host, bounded, shared by its processes, and checked like anything that is read.
+Where a request costs money there are smaller ones, too, *blocks* of 8 and of 64 commits, for those who
+read what others have just committed: of a thousand writers each reads all that the others commit.
+
+Segments and blocks are pure functions of the log, so whoever makes one makes the same bytes, and racing
+makers do no harm. They are derived and never needed: the commits themselves are never deleted. Segments
+that were fetched are kept in a folder of this host, bounded, shared by its processes, and checked like
+anything that is read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -35,6 +40,12 @@ logger = logging.getLogger(__name__)
 COMMITS = 1024
 """So many commits are in one segment."""
 
+BLOCKS = (64, 8)
+"""So many commits are in a block; each divides the one in front, and that divides ``COMMITS``."""
+
+BLOCK_BYTES_MAX = 32 << 20
+"""As ``SEGMENT_BYTES_MAX``, for blocks: they are held in memory."""
+
 SEGMENT_BYTES_MAX = 256 << 20
 """Commits that together are larger stay as they are: one request for each costs little then."""
 
@@ -50,8 +61,13 @@ def segment_name(block: int) -> str:
     return f"seg/{block:012d}.arrow"
 
 
-def compacted(objects: Iterable[bytes], *, name: str) -> bytes | None:
-    """The segment of these commits' objects; None where they are too large for one."""
+def block_name(size: int, number: int) -> str:
+    """The name of the object that holds ``size`` commits from ``size * number`` on."""
+    return f"seg/{size}/{number:012d}.arrow"
+
+
+def compacted(objects: Iterable[bytes], *, name: str, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes | None:
+    """What holds the commits of these objects, which may be blocks; None where it would be too large."""
     parts: list[bytes | memoryview] = []
     size = 0
     for data in objects:
@@ -59,7 +75,7 @@ def compacted(objects: Iterable[bytes], *, name: str) -> bytes | None:
         head = decode_head(view, name=name)
         parts.append(view[head.size :] if parts else view)
         size += len(parts[-1])
-        if size > SEGMENT_BYTES_MAX:
+        if size > bytes_max:
             return None
     return b"".join(parts)
 
@@ -105,6 +121,35 @@ class Segments:
             self._useless.add(block)
             return []
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether there may be blocks."""
+        return self._derived.has_blocks
+
+    def blocks(self, size: int, number: int, count: int) -> list[bytes]:
+        """The blocks from this one on, as far as they follow each other.
+
+        Raises:
+            UnclearError: The store could not be asked.
+        """
+        names = [block_name(size, each) for each in range(number, number + count)]
+        found = itertools.takewhile(lambda data: data is not None, self._derived.get_many(names))
+        return [data for data in found if data is not None]
+
+    def block_commits(self, size: int, number: int, data: bytes) -> list[StoredCommit]:
+        """The commits of a block; none where it is not what it should be."""
+        name = block_name(size, number)
+        try:
+            return _Segment(data, name, range(size * number, size * (number + 1)), self._log_id).all()
+        except DamagedLogError as error:
+            logger.warning("%s: %s. It is not used; it is derived.", name, error)
+            return []
+
+    def keep_block(self, size: int, number: int, data: bytes) -> None:
+        """Put a block into the store."""
+        with contextlib.suppress(UnclearError, RefusedError):
+            self._derived.put(block_name(size, number), data)
+
     def is_there(self, block: int) -> bool:
         """Whether the store has a segment, or cannot use one."""
         with self._turn:
@@ -136,7 +181,8 @@ class Segments:
             if data is None:
                 return None
             source = data if self._cache is None else self._cache.keep(block, data)
-        segment = _Segment(source, block, self._log_id)
+        keys = range(block * COMMITS, (block + 1) * COMMITS)
+        segment = _Segment(source, segment_name(block), keys, self._log_id)
         self._open[block] = segment
         while len(self._open) > _OPEN_MAX:
             self._open.popitem(last=False)
@@ -165,17 +211,24 @@ class Segments:
 class _Segment:
     """A segment and where in it each commit is; the frames are checked when they are read."""
 
-    def __init__(self, source: Path | bytes, block: int, log_id: bytes) -> None:
+    def __init__(self, source: Path | bytes, name: str, keys: range, log_id: bytes) -> None:
         self._source = source
-        self._name = segment_name(block)
-        self._first_key = block * COMMITS
+        self._name = name
+        self._keys = keys
         # The head of the log is its first commit and has no events.
-        self._without_frames = 1 if block == 0 else 0
+        self._without_frames = 1 if keys.start == 0 else 0
         self._log_id = log_id
         self._starts = array("Q")
         self._positions = array("Q")
         self._chains: list[bytes] = []
         self._read_layout()
+
+    def all(self) -> list[StoredCommit]:
+        """All of its commits."""
+        found: list[StoredCommit] = []
+        while len(found) < len(self._keys):
+            found += self.commits(len(found))
+        return found
 
     def commits(self, place: int) -> list[StoredCommit]:
         """Commits from the one at ``place`` on, a few megabytes of them."""
@@ -199,7 +252,7 @@ class _Segment:
         frames = decode_frames(memoryview(data), name=self._name, first_position=first, base=self._starts[at])
         chain = self._chains[at]
         return StoredCommit(
-            self._first_key + place, self._name, self._log_id, first, chain, frames, len(data)
+            self._keys.start + place, self._name, self._log_id, first, chain, frames, len(data)
         )
 
     def _read_layout(self) -> None:
@@ -214,7 +267,7 @@ class _Segment:
                     self._positions.append(position)
                     self._chains.append(chain)
                 offset, position, chain = offset + seal.frame_bytes, seal.next_position, seal.chain
-            if read(offset, 1) or len(self._chains) != COMMITS - self._without_frames:
+            if read(offset, 1) or len(self._chains) != len(self._keys) - self._without_frames:
                 raise damaged(self._name, offset, position, "the segment does not go on as it should")
             self._starts.append(offset)
 

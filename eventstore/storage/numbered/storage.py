@@ -46,7 +46,16 @@ from eventstore.storage.numbered.commit_bytes import (
     encode_commit,
 )
 from eventstore.storage.numbered.commit_store import CommitStore, RefusedError, UnclearError
-from eventstore.storage.numbered.segments import CACHE_BYTES_MAX, COMMITS, Segments, compacted, segment_name
+from eventstore.storage.numbered.segments import (
+    BLOCK_BYTES_MAX,
+    BLOCKS,
+    CACHE_BYTES_MAX,
+    COMMITS,
+    SEGMENT_BYTES_MAX,
+    Segments,
+    compacted,
+    segment_name,
+)
 from eventstore.storage.numbered.shared_files import SharedObjects
 from eventstore.storage.numbered.shared_index import fetch_index, publish_index
 from eventstore.storage.numbered.verify import verify_commits
@@ -105,12 +114,13 @@ class NumberedStorage:
         self._patience = patience_seconds
         self._first_key = 0 if store.keys == "numbers" else -1
         self._state = threading.RLock()
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._kept_bytes = 0
         self._latency = 0.0
         self._others_seen = -_COMPANY_SECONDS
         self._wins = 0
         self._won_at = 0.0
+        self._blocks_from = 0
         self._closed = False
         self._compactor: threading.Thread | None = None
         try:
@@ -120,6 +130,7 @@ class NumberedStorage:
             raise
         self.log_id = head.log_id
         self._end = _End(self._key_behind(head), 0, head.chain)
+        self._others_until = 0
         self._durable = 0
         self.index_folder = _folder_of_log(cache, self.log_id)
         self.shared_files: SharedFiles | None = None
@@ -188,7 +199,7 @@ class NumberedStorage:
         if mark.last is None:
             return mark.chain == log_format.first_chain(self.log_id) and mark.position == 0
         try:
-            found, _ = self._fetch(mark.last.place.segment, 1)
+            found, *_ = self._fetch(mark.last.place.segment, 1)
         except DamagedLogError:
             return False  # whoever reads everything says so
         if not found or found[0].log_id != self.log_id:
@@ -216,10 +227,10 @@ class NumberedStorage:
         self._let_others_in()
         data = encode_commit(self.log_id, first_position=end.position, first_chain=end.chain, commits=commits)
         others = self._settled(end.key, data, commits[0])
-        self._keep(end.key, data if others is None else others)
+        self._keep(1, end.key, data if others is None else others)
         if others is not None:
             self._wins = 0
-            self._others_seen = time.monotonic()
+            self._note_others(end.key + 1)
             # Whoever lost tries again at once, but not at the same moment as all the others.
             time.sleep(random.uniform(0, min(self._latency, _PAUSE_SECONDS)))  # noqa: S311 - no secret
             return None
@@ -227,6 +238,7 @@ class NumberedStorage:
         mine = decode_commit(data, key=end.key, name=self._name(end.key))
         self._go_on(mine)
         self._durable = max(self._durable, mine.next_position)
+        self._make_blocks_soon(end.key)
         self._compact_soon(end.key)
         return [Place(end.key, 0, frame.offset, frame.seal.frame_bytes) for frame in mine.frames]
 
@@ -390,21 +402,26 @@ class NumberedStorage:
     def _commits(self, position: int, until: int | None, near: Landmark | None) -> Iterator[StoredCommit]:
         """The commits that hold these positions, each checked against the one in front of it."""
         key, before = self._start(position, near)
-        count = 1
+        # A request that reads many takes as long as one that reads a single commit.
+        count = _MANY if until is None and self._segments is None else 1
         at_end = False
         while not at_end and (until is None or position < until):
-            found, at_end = self._fetch(key, count)
+            found, at_end, count = self._fetch(key, count, before)
             for commit in found:
                 self._check(commit, before)
                 before, key = commit, self._key_behind(commit)
                 if commit.next_position > position:
                     if self._go_on(commit):
-                        self._others_seen = time.monotonic()
+                        self._note_others(key)
                     yield commit
                     position = commit.next_position
                     if until is not None and position >= until:
                         return
-            count = min(2 * count, _MANY)
+
+    def _note_others(self, key: int) -> None:
+        """What is in front of this key was committed by others, in part, and just now."""
+        self._others_seen = time.monotonic()
+        self._others_until = max(self._others_until, key)
 
     def _start(self, position: int, near: Landmark | None) -> tuple[int, StoredCommit | None]:
         """The key to begin reading at, and what is known to be in front of it, if anything."""
@@ -413,7 +430,7 @@ class NumberedStorage:
             front = StoredCommit(end.key - 1, "", self.log_id, end.position, end.chain, (), 0)
             return end.key, front
         if near is not None and near.position <= position and near.place.segment < end.key:
-            found, _ = self._fetch(near.place.segment, 1)
+            found, *_ = self._fetch(near.place.segment, 1)
             if found and found[0].first_position <= position:
                 return near.place.segment, None
         return self._first_key, None
@@ -423,7 +440,7 @@ class NumberedStorage:
             raise damaged(commit.name, 0, commit.first_position, "a commit of another log stands")
         if before is None:
             return
-        if (commit.first_position, commit.first_chain) != (before.next_position, before.chain):
+        if not _continues(commit, before):
             reason = f"a commit stands that does not continue the log (it begins at {commit.first_position})"
             raise damaged(commit.name, 0, before.next_position, reason)
 
@@ -435,32 +452,91 @@ class NumberedStorage:
             self._end = _End(self._key_behind(commit), commit.next_position, commit.chain)
             return True
 
-    def _fetch(self, key: int, count: int) -> tuple[list[StoredCommit], bool]:
-        """Some commits from ``key`` on, about ``count`` of them; and whether nothing is behind them."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            return [decode_commit(kept, key=key, name=self._name(key))], False
+    def _fetch(
+        self, key: int, count: int, before: StoredCommit | None = None
+    ) -> tuple[list[StoredCommit], bool, int]:
+        """Some commits from ``key`` on, about ``count`` of them.
+
+        Also whether nothing is behind them, and how many to ask for next: the farther a reader is behind,
+        the more at once. What is derived, and does not continue ``before``, is left out.
+        """
+        kept = self._kept_commits(key)
+        if kept:
+            return kept, False, count
         segments = self._segments
         if segments is not None:
             is_past = (key // COMMITS + 1) * COMMITS <= self._end.key
             if is_past or count >= _SEGMENT_FROM:
                 found = self._ask(lambda: segments.commits(key), "read the log")
+                if found and _continues(found[0], before):
+                    return found, False, min(2 * count, _MANY)
+            if segments.has_blocks and key >= self._blocks_from:
+                return self._fetch_blocks(segments, key, count, before)
+        found, at_end = self._fetch_commits(key, count)
+        return found, at_end, min(2 * count, _MANY)
+
+    def _fetch_blocks(
+        self, segments: Segments, key: int, count: int, before: StoredCommit | None
+    ) -> tuple[list[StoredCommit], bool, int]:
+        """The largest blocks that begin here and are not more than wanted; up to such a place, commits."""
+        larger, is_missing = COMMITS, False
+        for size in BLOCKS:
+            if key % size == 0 and count >= size:
+                wanted = min(count, larger - key % larger) // size
+                found = self._blocks(segments, size, range(key // size, key // size + wanted), before)
+                if len(found) == wanted * size:
+                    return found, False, min(2 * count, COMMITS)
+                count, is_missing = size // 2, True  # there is no more of this size
                 if found:
-                    return found, False
+                    return found, False, count
+            larger = size
+        found, at_end = self._fetch_commits(key, larger if is_missing else min(count, larger - key % larger))
+        if is_missing and not at_end:
+            # They are there, and no block of them: who wrote them was alone and has made none.
+            self._blocks_from = key + COMMITS // 2
+        return found, at_end, 2 * count
+
+    def _fetch_commits(self, key: int, count: int) -> tuple[list[StoredCommit], bool]:
         found = []
         for data in self._read(key, count, "read the log"):
             commit = decode_commit(data, key=key, name=self._name(key))
             found.append(commit)
-            self._keep(key, data)
+            self._keep(1, key, data)
             key = self._key_behind(commit)
         return found, len(found) < count
 
-    def _keep(self, key: int, data: bytes) -> None:
-        """Keep what was read or written just now: it is asked for again soon."""
+    def _blocks(
+        self, segments: Segments, size: int, numbers: range, before: StoredCommit | None
+    ) -> list[StoredCommit]:
+        found: list[StoredCommit] = []
+        there = self._ask(lambda: segments.blocks(size, numbers.start, len(numbers)), "read the log")
+        for number, data in zip(numbers, there, strict=False):
+            commits = segments.block_commits(size, number, data)
+            if not commits or not _continues(commits[0], before):
+                break
+            self._keep(size, number * size, data)
+            found += commits
+            before = commits[-1]
+        return found
+
+    def _kept_commits(self, key: int) -> list[StoredCommit]:
+        """The commits from ``key`` on that are kept together with it."""
+        data = self._kept.get((1, key))
+        if data is not None:
+            return [decode_commit(data, key=key, name=self._name(key))]
+        if self._segments is not None:
+            for size in BLOCKS:
+                data = self._kept.get((size, key - key % size))
+                if data is not None:
+                    return self._segments.block_commits(size, key // size, data)[key % size :]
+        return []
+
+    def _keep(self, size: int, key: int, data: bytes) -> None:
+        """Keep what was read or written just now, so many commits: it is asked for again soon."""
         with self._state:
-            if key in self._kept or len(data) > _KEPT_BYTES // 4:
+            if (size, key) in self._kept or len(data) > _KEPT_BYTES // 4:
                 return
-            self._kept[key] = data
+            self._kept[size, key] = data
             self._kept_bytes += len(data)
             while self._kept_bytes > _KEPT_BYTES:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
@@ -494,6 +570,62 @@ class NumberedStorage:
 
     # --- compaction
 
+    def _make_blocks_soon(self, key: int) -> None:
+        """Whoever creates the last commit of a block makes it, unless there is nobody else to read it."""
+        segments, count = self._segments, key + 1
+        if segments is None or not segments.has_blocks:
+            return
+        sizes = [size for size in BLOCKS if count % size == 0 and self._others_until > count - size]
+        if sizes:
+            maker = threading.Thread(target=self._try_to_make_blocks, args=(sizes[::-1], count), daemon=True)
+            maker.start()
+
+    def _try_to_make_blocks(self, sizes: Sequence[int], count: int) -> None:
+        try:
+            for size in sizes:
+                self._make_block(size, count // size - 1)
+        except (EventStoreError, UnclearError, RefusedError, OSError) as error:
+            logger.warning("a block of commits was not made: %s. It is derived.", error)
+
+    def _make_block(self, size: int, number: int) -> None:
+        segments = self._segments
+        assert segments is not None
+        data = self._joined(segments, size, number, BLOCK_BYTES_MAX)
+        if data is not None:
+            segments.keep_block(size, number, data)
+
+    def _joined(self, segments: Segments, size: int, number: int, bytes_max: int) -> bytes | None:
+        """What holds so many commits, checked, put together from blocks where there are some."""
+        parts: list[bytes] = []
+        before: StoredCommit | None = None
+        for part, commits in self._parts_of(segments, range(size * number, size * (number + 1))):
+            for commit in commits:
+                self._check(commit, before)
+                before = commit
+            parts.append(part)
+        return compacted(parts, name=f"{size} commits", bytes_max=bytes_max)
+
+    def _parts_of(self, segments: Segments, keys: range) -> Iterator[tuple[bytes, list[StoredCommit]]]:
+        """What holds these commits, in order, in as few requests as can be."""
+        key = keys.start
+        while key < keys.stop:
+            part = self._block_at(segments, key, keys)
+            if part is None:
+                data = self._kept.get((1, key)) or next(iter(self._read(key, 1, "compact the log")), b"")
+                part = data, [decode_commit(data, key=key, name=self._name(key))]
+            yield part
+            key += len(part[1])
+
+    def _block_at(self, segments: Segments, key: int, keys: range) -> tuple[bytes, list[StoredCommit]] | None:
+        """The largest block that begins here and is smaller than what it is a part of; None where none is."""
+        for size in BLOCKS:
+            if key % size == 0 and size < len(keys):
+                for data in segments.blocks(size, key // size, 1):
+                    commits = segments.block_commits(size, key // size, data)
+                    if commits:
+                        return data, commits
+        return None
+
     def _compact_soon(self, key: int) -> None:
         """Whoever creates the last commit of a block makes its segment, and nobody waits for that.
 
@@ -521,6 +653,9 @@ class NumberedStorage:
         segments = self._segments
         if segments is None or self._ask(lambda: segments.is_there(block), "compact the log"):
             return False
+        if segments.has_blocks:
+            segments.keep(block, self._joined(segments, COMMITS, block, SEGMENT_BYTES_MAX))
+            return True
         objects: list[bytes] = []
         before: StoredCommit | None = None
         key = block * COMMITS
@@ -536,6 +671,13 @@ class NumberedStorage:
                 raise damaged(self._name(key), 0, 0, "nothing stands, although commits follow")
         segments.keep(block, compacted(objects, name=segment_name(block)))
         return True
+
+
+def _continues(commit: StoredCommit, before: StoredCommit | None) -> bool:
+    return before is None or (commit.first_position, commit.first_chain) == (
+        before.next_position,
+        before.chain,
+    )
 
 
 def _folder_of_log(cache: Path | None, log_id: bytes) -> Path | None:

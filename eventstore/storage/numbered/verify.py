@@ -9,7 +9,16 @@ from eventstore.errors import DamagedLogError, FormatVersionError
 from eventstore.model import Finding, Verdict
 from eventstore.schema import content_digests
 from eventstore.storage.numbered.commit_bytes import StoredCommit, damaged
-from eventstore.storage.numbered.segments import COMMITS, Segments, compacted, segment_name
+from eventstore.storage.numbered.segments import (
+    BLOCK_BYTES_MAX,
+    BLOCKS,
+    COMMITS,
+    SEGMENT_BYTES_MAX,
+    Segments,
+    block_name,
+    compacted,
+    segment_name,
+)
 
 
 def verify_commits(
@@ -47,8 +56,8 @@ def verify_commits(
             objects, size = objects + 1, size + len(data)
             if segments is not None:
                 block.append(data)
+                findings += _compared(segments, commit.key + 1, block)
                 if len(block) == COMMITS:
-                    findings += _compared(segments, commit.key // COMMITS, block)
                     block = []
     except (DamagedLogError, FormatVersionError) as error:
         name = getattr(error, "path", "")
@@ -56,10 +65,20 @@ def verify_commits(
     return Verdict(position, objects, size, chain.hex(), tuple(findings), expected_at)
 
 
-def _compared(segments: Segments, number: int, block: list[bytes]) -> list[Finding]:
-    name = segment_name(number)
-    kept = segments.stored(number)
-    if kept is None or kept == compacted(block, name=name):
-        return []
+def _compared(segments: Segments, count: int, objects: list[bytes]) -> list[Finding]:
+    """The segment and the blocks that end with the last of these objects; there are ``count`` by now."""
+    kept: dict[str, tuple[bytes | None, int, int]] = {}
+    if count % COMMITS == 0:
+        number = count // COMMITS - 1
+        kept[segment_name(number)] = segments.stored(number), COMMITS, SEGMENT_BYTES_MAX
+    for size in BLOCKS if segments.has_blocks else ():
+        if count % size == 0:
+            number = count // size - 1
+            data = next(iter(segments.blocks(size, number, 1)), None)
+            kept[block_name(size, number)] = data, size, BLOCK_BYTES_MAX
     text = "it holds other bytes than the commits that it was made of. It is derived and may be deleted"
-    return [Finding("note", name, 0, None, text)]
+    return [
+        Finding("note", name, 0, None, text)
+        for name, (data, size, bytes_max) in kept.items()
+        if data is not None and data != compacted(objects[-size:], name=name, bytes_max=bytes_max)
+    ]
