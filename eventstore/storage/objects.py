@@ -2,6 +2,8 @@
 
     log/{N:020d}.arrow    commit N: created once, never overwritten, never deleted
     seg/{k:012d}.arrow    1,024 commits in one object (``numbered.segments``)
+    seg/8/ seg/64/        so many commits in one object
+    turn                  changes when somebody cannot get a place
     snap/ index/          files that are derived from the log (``numbered.shared_files``)
     probe                 shows that the store creates an object only if there is none
 
@@ -67,6 +69,9 @@ class Client(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """The object, or None."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.replace``."""
 
     def listed(self, folder: str) -> list[LargeObject]:
         """See ``LargeObjects.listed``."""
@@ -229,6 +234,10 @@ class _DerivedObjects:
         """See ``DerivedObjects.put``."""
         self._store.client.create(name, data)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.replace``."""
+        self._store.client.replace(name, data)
+
 
 class _LargeObjects:
     """Files that are derived from the log, beside the commits."""
@@ -301,6 +310,13 @@ class _Direct:
         import obstore
 
         return self._asked(lambda: bytes(obstore.get(self._store, name).bytes()))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.replace``."""
+        import obstore
+
+        with self._told():
+            obstore.put(self._store, name, data, use_multipart=False)
 
     def listed(self, folder: str) -> list[LargeObject]:
         """See ``LargeObjects.listed``."""

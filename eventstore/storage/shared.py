@@ -173,6 +173,13 @@ class _DerivedFiles:
             files.make_directories(path.parent, like=self._folder)
             _put_in_place(path, data, aside=self._aside)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.replace``."""
+        made = self._aside / f"{name}.{secrets.token_hex(8)}.tmp"
+        with _told(), files.new_file(made, like=self._folder) as (descriptor, _):
+            files.write(descriptor, data)
+            files.rename_derived(made, self._folder / name)
+
 
 def _put_in_place(path: Path, data: bytes, *, aside: Path) -> bool:
     """Make a file of this content, durably, unless there is one of this name."""

@@ -79,6 +79,10 @@ class _MemoryObjects(dict[str, bytes]):
         """See ``DerivedObjects.put``."""
         self.setdefault(name, data)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """See ``DerivedObjects.replace``."""
+        self[name] = data
+
 
 class FaultyCommitStore:
     """An engine on a bad network: answers are lost, requests are lost, refused for now, or come late.

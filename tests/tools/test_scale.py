@@ -46,6 +46,7 @@ def test_the_simulation_has_the_constants_of_the_storage() -> None:
     assert simulation.PAUSE_SECONDS == storage._PAUSE_SECONDS
     assert simulation._MANY == storage._MANY
     assert simulation.SEGMENT_FROM == storage._SEGMENT_FROM
+    assert simulation.GAP == storage._GAP
     assert simulation.COMMITS == storage.COMMITS
     assert simulation.BLOCKS == storage.BLOCKS
 

@@ -3,7 +3,7 @@
 It follows ``eventstore/storage/numbered/storage.py`` and ``group_commit.py`` step by step: one request at a
 time for each process, which carries all that has gathered; who loses looks, waits a little, reads on and
 tries the next place; who wins lets others in, and makes a block of what it has completed. Time passes in
-requests only: no processor is ever busy.
+requests only: no processor is ever busy. The hint by which somebody who joins asks for a turn is left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final
 COMPANY_SECONDS: Final = 5.0
 WINS_MAX: Final = 64
 PAUSE_SECONDS: Final = 0.1
+GAP: Final = 6
 SEGMENT_FROM: Final = 8
 COMMITS: Final = 1024
 BLOCKS: Final = (64, 8)
@@ -128,12 +129,9 @@ class _Simulation:
                 yield due - self.now
             known, seen = yield from self._looked(known, seen)
             while True:
-                pause = 0.0
-                if self.now - seen < COMPANY_SECONDS:
-                    pause = dice.uniform(0, 4 * latency) if wins else 0.0
-                elif wins >= WINS_MAX:
-                    pause, wins = 6 * latency, 0
-                pause = min(pause, PAUSE_SECONDS) - (self.now - won_at)
+                wins = wins if self.now - won_at <= GAP * latency else 0
+                pause = self._pause(wins, seen=seen, latency=latency) - (self.now - won_at)
+                wins = 0 if self.now - seen >= COMPANY_SECONDS and wins >= WINS_MAX else wins
                 if pause > 0:
                     yield pause
                 group_until, begun = self.now, self.now
@@ -157,6 +155,15 @@ class _Simulation:
             while due <= group_until:
                 outcome.waits.append(self.now - due)
                 due = due + self.every if self.every else self.now
+
+    def _pause(self, wins: int, *, seen: float, latency: float) -> float:
+        """How long whoever wins one commit after the other lets others in."""
+        pause = 0.0
+        if self.now - seen < COMPANY_SECONDS:
+            pause = self.dice.uniform(0, 4 * latency) if wins else 0.0
+        elif wins >= WINS_MAX:
+            pause = GAP * latency
+        return min(pause, PAUSE_SECONDS)
 
     def _looked(self, known: int, seen: float) -> Generator[float, None, tuple[int, float]]:
         """What is known after the look with which a store call begins, and when others were last seen."""

@@ -48,6 +48,14 @@ class DerivedObjects(Protocol):
             RefusedError: It is not.
         """
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Keep an object, whatever was under its name: a hint, which nothing depends on.
+
+        Raises:
+            UnclearError: It may be kept or not.
+            RefusedError: It is not.
+        """
+
 
 class LargeObject(NamedTuple):
     """What a listing says of an object.

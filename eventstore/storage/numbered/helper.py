@@ -53,6 +53,10 @@ class Helper:
         data: bytes | None = self._request("get", name)
         return data
 
+    def replace(self, name: str, data: bytes) -> None:
+        """As the client's."""
+        self._request("replace", name, data)
+
     def listed(self, folder: str) -> list[LargeObject]:
         """As the client's."""
         found: list[LargeObject] = self._request("listed", folder)

@@ -45,7 +45,12 @@ from eventstore.storage.numbered.commit_bytes import (
     decode_commit,
     encode_commit,
 )
-from eventstore.storage.numbered.commit_store import CommitStore, RefusedError, UnclearError
+from eventstore.storage.numbered.commit_store import (
+    CommitStore,
+    DerivedObjects,
+    RefusedError,
+    UnclearError,
+)
 from eventstore.storage.numbered.segments import (
     BLOCK_BYTES_MAX,
     BLOCKS,
@@ -71,6 +76,10 @@ _SEGMENT_FROM = 8
 _PAUSE_SECONDS = 0.1
 _COMPANY_SECONDS = 5.0
 _WINS_MAX = 64
+_GAP = 6
+_LOSSES = 2
+_LOOK_EACH = 4
+_TURN = "turn"
 _Answer = TypeVar("_Answer")
 
 
@@ -119,7 +128,10 @@ class NumberedStorage:
         self._latency = 0.0
         self._others_seen = -_COMPANY_SECONDS
         self._wins = 0
+        self._losses = 0
         self._won_at = 0.0
+        self._asked: bytes | None = None
+        self._has_looked = False
         self._blocks_from = 0
         self._closed = False
         self._compactor: threading.Thread | None = None
@@ -229,12 +241,16 @@ class NumberedStorage:
         others = self._settled(end.key, data, commits[0])
         self._keep(1, end.key, data if others is None else others)
         if others is not None:
+            hints = self._store.derived
             self._wins = 0
+            self._losses += 1
             self._note_others(end.key + 1)
+            if self._losses % _LOSSES == 0 and hints is not None:
+                _in_background(lambda: hints.replace(_TURN, secrets.token_bytes(16)))
             # Whoever lost tries again at once, but not at the same moment as all the others.
             time.sleep(random.uniform(0, min(self._latency, _PAUSE_SECONDS)))  # noqa: S311 - no secret
             return None
-        self._wins, self._won_at = self._wins + 1, time.monotonic()
+        self._wins, self._losses, self._won_at = self._wins + 1, 0, time.monotonic()
         mine = decode_commit(data, key=end.key, name=self._name(end.key))
         self._go_on(mine)
         self._durable = max(self._durable, mine.next_position)
@@ -314,17 +330,30 @@ class NumberedStorage:
 
         The winner knows the next place at once, and those who lost must first read: without a pause
         they would find it taken each time, for as long as the winner has something to write. Where
-        nobody else was seen, a longer one now and then shows whether somebody is waiting.
+        nobody else was seen, a hint tells whether somebody is waiting; and because a hint may get
+        lost, a longer pause now and then lets them in anyway.
         """
         now = time.monotonic()
+        if now - self._won_at > _GAP * self._latency:
+            self._wins = 0  # whoever waited had time enough
         if now - self._others_seen < _COMPANY_SECONDS:
             pause = random.uniform(0, 4 * self._latency) if self._wins else 0.0  # noqa: S311 - no secret
         elif self._wins >= _WINS_MAX:
-            pause, self._wins = 6 * self._latency, 0
+            pause, self._wins = _GAP * self._latency, 0
         else:
+            hints = self._store.derived
+            if hints is not None and self._wins and self._wins % _LOOK_EACH == 0:
+                _in_background(lambda: self._look_for_company(hints))
             return
         # What the caller has spent on other things since is a pause as well.
         time.sleep(max(0.0, min(pause, _PAUSE_SECONDS) - (now - self._won_at)))
+
+    def _look_for_company(self, hints: DerivedObjects) -> None:
+        """Whether somebody has asked for a turn since the last look."""
+        asked = None if self._closed else hints.get(_TURN)
+        if self._has_looked and asked != self._asked:
+            self._others_seen = time.monotonic()
+        self._asked, self._has_looked = asked, True
 
     def _settled(self, key: int, data: bytes, first: NewCommit | None = None) -> bytes | None:
         """Create ``data`` at ``key`` and return when that is decided: None for mine, or another's bytes.
@@ -671,6 +700,16 @@ class NumberedStorage:
                 raise damaged(self._name(key), 0, 0, "nothing stands, although commits follow")
         segments.keep(block, compacted(objects, name=segment_name(block)))
         return True
+
+
+def _in_background(work: Callable[[], None]) -> None:
+    """Nobody waits for a hint, and nobody is told when it cannot be had."""
+
+    def run() -> None:
+        with contextlib.suppress(EventStoreError, UnclearError, RefusedError, OSError):
+            work()
+
+    threading.Thread(target=run, name="hint", daemon=True).start()
 
 
 def _continues(commit: StoredCommit, before: StoredCommit | None) -> bool:
