@@ -5,10 +5,16 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from eventstore.storage.numbered import CommitStore, DerivedObjects, LargeObjects, UnclearError
+from eventstore.storage.numbered import (
+    CommitStore,
+    DerivedObjects,
+    LargeObjects,
+    RefusedError,
+    UnclearError,
+)
 
 
 class MemoryCommitStore:
@@ -103,6 +109,8 @@ class FaultyCommitStore:
         self.address = store.address
         self.keys = store.keys
         self.derived: DerivedObjects | None = None
+        if store.derived is not None:
+            self.derived = _FaultyObjects(store.derived, self._fault)
         self.large: LargeObjects | None = None
 
     def check(self) -> None:
@@ -160,3 +168,49 @@ class FaultyCommitStore:
     def _fault(self, *kinds: str) -> str | None:
         kind = self._dice.choice(kinds) if self._dice.random() < self._share else None
         return None if kind == "ok" else kind
+
+
+class _FaultyObjects:
+    """Derived objects on a bad network: requests and answers are lost, and what comes may be wrong."""
+
+    def __init__(self, objects: DerivedObjects, fault: Callable[..., str | None]) -> None:
+        self._objects = objects
+        self._fault = fault
+        self.has_blocks = objects.has_blocks
+
+    def get(self, name: str) -> bytes | None:
+        """As they are; or not, or not what was put there."""
+        fault = self._fault("unanswered", "missing", "flipped", "cut", "another")
+        data = self._objects.get(name)
+        match fault:
+            case "unanswered":
+                raise UnclearError("the connection was reset")
+            case "missing":
+                return None
+            case "another":
+                first, _, last = name.rpartition("/")
+                return self._objects.get(f"{first}/{'0' * 12}.arrow") if last.endswith(".arrow") else data
+        if data is None or fault is None:
+            return data
+        return data[:-9] if fault == "cut" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+    def get_many(self, names: Sequence[str]) -> Sequence[bytes | None]:
+        """See ``DerivedObjects.get_many``."""
+        return [self.get(name) for name in names]
+
+    def put(self, name: str, data: bytes) -> None:
+        """As they do; or not, or unseen."""
+        self._changed(lambda: self._objects.put(name, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """As they do; or not, or unseen."""
+        self._changed(lambda: self._objects.replace(name, data))
+
+    def _changed(self, change: Callable[[], None]) -> None:
+        fault = self._fault("unanswered", "unsent", "refused")
+        if fault == "refused":
+            raise RefusedError("403 Forbidden")
+        if fault != "unsent":
+            change()
+        if fault is not None:
+            raise UnclearError("the connection was reset")

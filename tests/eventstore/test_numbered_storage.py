@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -469,6 +470,15 @@ def test_nothing_is_lost_and_nothing_is_there_twice(
         network.arrive()
     with _log(store) as log:
         witness.check(log)
+        assert {finding.severity for finding in log.verify().findings} <= {"note"}
+    for network in networks:  # and whoever reads with wrong blocks and segments reads the same
+        reader = _opened(network, 30.0)
+        assert [event.event_id for event in reader.read()] == _ids(store)
+
+
+def _ids(store: MemoryCommitStore) -> list[UUID]:
+    with _log(store) as log:
+        return [event.event_id for event in log.read()]
 
 
 def _opened(network: FaultyCommitStore, patience: float) -> EventLog:

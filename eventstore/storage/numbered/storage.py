@@ -460,7 +460,7 @@ class NumberedStorage:
             return end.key, front
         if near is not None and near.position <= position and near.place.segment < end.key:
             found, *_ = self._fetch(near.place.segment, 1)
-            if found and found[0].first_position <= position:
+            if found and found[0].first_position <= near.position < found[0].next_position:
                 return near.place.segment, None
         return self._first_key, None
 
