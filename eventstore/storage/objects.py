@@ -344,7 +344,7 @@ class _Direct:
         """See ``LargeObjects.remove``."""
         import obstore
 
-        with contextlib.suppress(FileNotFoundError), self._told():
+        with self._told(), contextlib.suppress(FileNotFoundError):  # S3 says nothing, the others do
             obstore.delete(self._store, name)
 
     def _asked(self, question: Callable[[], _Answer]) -> _Answer | None:

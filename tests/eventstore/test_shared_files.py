@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,3 +288,34 @@ def test_who_may_not_write_is_told(server: FaultyServer, monkeypatch: pytest.Mon
             log.append("t", [Event("A", {"n": number})])
         with pytest.raises(WriteRefusedError, match="AccessDenied"):
             log.share_index()
+
+
+def test_hosts_whose_processes_start_at_once_or_are_killed_begin_with_it_too(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fetches under a name of its own; what a killed one left is taken away when an index is written."""
+    address = _filled(server)
+    with EventLog.open(address, read_only=True) as log:
+        folder = tmp_path / "cache" / log.log_id.hex() / "index"
+    names = {path.name for path in folder.glob("*.index")}
+    _another_host(tmp_path, monkeypatch)
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.tmp").write_bytes(b"half of i")
+    server.requests.clear()
+    logs: list[EventLog] = []
+    threads = [
+        threading.Thread(target=lambda: logs.append(EventLog.open(address, read_only=True))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.requests["get"] < 3 * 450
+    for log in logs:
+        assert log.stream_version("s0") == (_MANY - 1) // 7
+        log.close()
+    with EventLog.open(address) as log:
+        for _ in range(600):
+            log.append("t", [Event("A")])
+    assert list(folder.glob("*.tmp")) == []

@@ -47,6 +47,7 @@ def test_the_simulation_has_the_constants_of_the_storage() -> None:
     assert simulation._MANY == storage._MANY
     assert simulation.SEGMENT_FROM == storage._SEGMENT_FROM
     assert simulation.GAP == storage._GAP
+    assert simulation.AFTER_KEPT == storage._AFTER_KEPT
     assert simulation.COMMITS == storage.COMMITS
     assert simulation.BLOCKS == storage.BLOCKS
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from pathlib import Path
 from typing import Final
@@ -81,7 +82,8 @@ def _is_fresh(folder: IndexFolder) -> bool:
 
 
 def _fetch(shared: SharedFiles, file: SharedFile, folder: Path) -> None:
-    made = folder / f"{file.name}.tmp"
+    # Others of this host may be fetching it as well, or have been killed meanwhile.
+    made = folder / f"{file.name}.{secrets.token_hex(8)}.tmp"
     with files.new_file(made, like=folder) as (descriptor, _):
         shared.fetch(file, descriptor)
         files.rename_derived(made, folder / file.name)

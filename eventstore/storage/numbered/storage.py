@@ -77,6 +77,8 @@ _PAUSE_SECONDS = 0.1
 _COMPANY_SECONDS = 5.0
 _WINS_MAX = 64
 _GAP = 6
+_AFTER_KEPT = 2
+_WITHOUT_BLOCKS = 112
 _LOSSES = 2
 _LOOK_EACH = 4
 _TURN = "turn"
@@ -133,6 +135,7 @@ class NumberedStorage:
         self._asked: bytes | None = None
         self._has_looked = False
         self._blocks_from = 0
+        self._without_block = -1
         self._closed = False
         self._compactor: threading.Thread | None = None
         try:
@@ -491,7 +494,7 @@ class NumberedStorage:
         """
         kept = self._kept_commits(key)
         if kept:
-            return kept, False, count
+            return kept, False, max(count, _AFTER_KEPT)
         segments = self._segments
         if segments is not None:
             is_past = (key // COMMITS + 1) * COMMITS <= self._end.key
@@ -519,10 +522,14 @@ class NumberedStorage:
                 if found:
                     return found, False, count
             larger = size
-        found, at_end = self._fetch_commits(key, larger if is_missing else min(count, larger - key % larger))
+        wanted = count if count < larger and not is_missing else larger - key % larger
+        found, at_end = self._fetch_commits(key, wanted)
         if is_missing and not at_end:
-            # They are there, and no block of them: who wrote them was alone and has made none.
-            self._blocks_from = key + COMMITS // 2
+            # They are there, and no block of them: it is being made, or who wrote them was alone and has
+            # made none. Where it happens twice in a row, no more are asked for.
+            if key == self._without_block + larger:
+                self._blocks_from = key + larger + _WITHOUT_BLOCKS
+            self._without_block = key
         return found, at_end, 2 * count
 
     def _fetch_commits(self, key: int, count: int) -> tuple[list[StoredCommit], bool]:
