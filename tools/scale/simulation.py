@@ -20,6 +20,7 @@ COMPANY_SECONDS: Final = 5.0
 WINS_MAX: Final = 64
 PAUSE_SECONDS: Final = 0.1
 GAP: Final = 6
+AFTER_KEPT: Final = 2
 SEGMENT_FROM: Final = 8
 COMMITS: Final = 1024
 BLOCKS: Final = (64, 8)
@@ -149,7 +150,7 @@ class _Simulation:
                 yield self._time(self.engine.read_seconds)
                 known, wins, seen = known + 1, 0, self.now
                 yield dice.uniform(0, min(latency, PAUSE_SECONDS))
-                known = yield from self._caught_up(known)
+                known = yield from self._caught_up(known, count=AFTER_KEPT)
             known, wins, won_at = known + 1, wins + 1, self.now
             outcome.commits[writer] += 1
             while due <= group_until:
@@ -188,8 +189,8 @@ class _Simulation:
         yield duration / 2
         return duration / 2
 
-    def _caught_up(self, known: int) -> Generator[float, None, int]:
-        count = _MANY if self.engine.reads_many else 1
+    def _caught_up(self, known: int, *, count: int = 1) -> Generator[float, None, int]:
+        count = _MANY if self.engine.reads_many else count
         while True:
             found, wanted, count = yield from self._read(known, count)
             known += found
@@ -223,7 +224,8 @@ class _Simulation:
                 if size == BLOCKS[-1]:
                     return (yield from self._read_singly(known, size, count))
             larger = size
-        return (yield from self._read_singly(known, min(count, larger - known % larger), count))
+        wanted = count if count < larger else larger - known % larger
+        return (yield from self._read_singly(known, wanted, count))
 
     def _read_singly(
         self, known: int, wanted: int, count: int
