@@ -763,3 +763,32 @@ def test_a_hint_is_looked_at_only_by_who_has_no_time_to_lose(store: _Scripted) -
             for thread in [each for each in threading.enumerate() if each.name == "hint"]:
                 thread.join()
             assert abs(looks.count("turn") - expected) <= 1
+
+
+def test_a_wrong_block_keeps_nobody_from_making_a_segment() -> None:
+    """It is derived: the commits are read instead."""
+    store = _Counting()
+    _crowd(store, COMMITS + 10)
+    assert store.derived is not None
+    name = "seg/000000000000.arrow"
+    made = store.derived.pop(name)
+    store.derived["seg/64/000000000003.arrow"] = store.derived["seg/64/000000000005.arrow"]
+    store.derived["seg/64/000000000000.arrow"] = store.derived["seg/64/000000000006.arrow"]
+    with _log(store) as log:
+        assert isinstance(log._storage, NumberedStorage)
+        assert log._storage.compact() == 1
+    assert store.derived[name] == made
+
+
+def test_far_behind_a_writer_who_was_alone_not_everything_is_asked_for_at_once() -> None:
+    """So many requests at a time as ever, however far the end is."""
+    store = _Counting()
+    asked: list[int] = []
+    read = store.read
+    store.read = lambda key, count: (asked.append(count), read(key, count))[1]  # type: ignore[method-assign]
+    with _log(store) as writer, _log(store) as log:
+        for _ in range(900):
+            writer.append("s", [Event("A")])
+        asked.clear()
+        assert log.next_position == 900
+    assert max(asked) <= 64

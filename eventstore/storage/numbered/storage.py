@@ -249,7 +249,7 @@ class NumberedStorage:
             self._losses += 1
             self._note_others(end.key + 1)
             if self._losses % _LOSSES == 0 and hints is not None:
-                _in_background(lambda: hints.replace(_TURN, secrets.token_bytes(16)))
+                self._in_background(lambda: hints.replace(_TURN, secrets.token_bytes(16)))
             # Whoever lost tries again at once, but not at the same moment as all the others.
             time.sleep(random.uniform(0, min(self._latency, _PAUSE_SECONDS)))  # noqa: S311 - no secret
             return None
@@ -346,17 +346,27 @@ class NumberedStorage:
         else:
             hints = self._store.derived
             if hints is not None and self._wins and self._wins % _LOOK_EACH == 0:
-                _in_background(lambda: self._look_for_company(hints))
+                self._in_background(lambda: self._look_for_company(hints))
             return
         # What the caller has spent on other things since is a pause as well.
         time.sleep(max(0.0, min(pause, _PAUSE_SECONDS) - (now - self._won_at)))
 
     def _look_for_company(self, hints: DerivedObjects) -> None:
         """Whether somebody has asked for a turn since the last look."""
-        asked = None if self._closed else hints.get(_TURN)
+        asked = hints.get(_TURN)
         if self._has_looked and asked != self._asked:
             self._others_seen = time.monotonic()
         self._asked, self._has_looked = asked, True
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        """Nobody waits for a hint, and nobody is told when it cannot be had."""
+
+        def run() -> None:
+            with contextlib.suppress(EventStoreError, UnclearError, RefusedError, OSError):
+                if not self._closed:
+                    work()
+
+        threading.Thread(target=run, name="hint", daemon=True).start()
 
     def _settled(self, key: int, data: bytes, first: NewCommit | None = None) -> bytes | None:
         """Create ``data`` at ``key`` and return when that is decided: None for mine, or another's bytes.
@@ -504,6 +514,7 @@ class NumberedStorage:
                     return found, False, min(2 * count, _MANY)
             if segments.has_blocks and key >= self._blocks_from:
                 return self._fetch_blocks(segments, key, count, before)
+        count = min(count, _MANY)
         found, at_end = self._fetch_commits(key, count)
         return found, at_end, min(2 * count, _MANY)
 
@@ -632,30 +643,44 @@ class NumberedStorage:
 
     def _joined(self, segments: Segments, size: int, number: int, bytes_max: int) -> bytes | None:
         """What holds so many commits, checked, put together from blocks where there are some."""
+        keys = range(size * number, size * (number + 1))
+        smaller = [each for each in BLOCKS if each < size]
+        try:
+            parts = self._checked_parts(segments, keys, smaller)
+        except DamagedLogError:
+            # One of the blocks may be of other commits; the commits themselves cannot.
+            parts = self._checked_parts(segments, keys, ())
+        return compacted(parts, name=f"{size} commits", bytes_max=bytes_max)
+
+    def _checked_parts(self, segments: Segments, keys: range, sizes: Sequence[int]) -> list[bytes]:
         parts: list[bytes] = []
         before: StoredCommit | None = None
-        for part, commits in self._parts_of(segments, range(size * number, size * (number + 1))):
+        for part, commits in self._parts_of(segments, keys, sizes):
             for commit in commits:
                 self._check(commit, before)
                 before = commit
             parts.append(part)
-        return compacted(parts, name=f"{size} commits", bytes_max=bytes_max)
+        return parts
 
-    def _parts_of(self, segments: Segments, keys: range) -> Iterator[tuple[bytes, list[StoredCommit]]]:
+    def _parts_of(
+        self, segments: Segments, keys: range, sizes: Sequence[int]
+    ) -> Iterator[tuple[bytes, list[StoredCommit]]]:
         """What holds these commits, in order, in as few requests as can be."""
         key = keys.start
         while key < keys.stop:
-            part = self._block_at(segments, key, keys)
+            part = self._block_at(segments, key, sizes)
             if part is None:
                 data = self._kept.get((1, key)) or next(iter(self._read(key, 1, "compact the log")), b"")
                 part = data, [decode_commit(data, key=key, name=self._name(key))]
             yield part
             key += len(part[1])
 
-    def _block_at(self, segments: Segments, key: int, keys: range) -> tuple[bytes, list[StoredCommit]] | None:
-        """The largest block that begins here and is smaller than what it is a part of; None where none is."""
-        for size in BLOCKS:
-            if key % size == 0 and size < len(keys):
+    def _block_at(
+        self, segments: Segments, key: int, sizes: Sequence[int]
+    ) -> tuple[bytes, list[StoredCommit]] | None:
+        """The largest block of these sizes that begins here; None where none is."""
+        for size in sizes:
+            if key % size == 0:
                 for data in segments.blocks(size, key // size, 1):
                     commits = segments.block_commits(size, key // size, data)
                     if commits:
@@ -707,16 +732,6 @@ class NumberedStorage:
                 raise damaged(self._name(key), 0, 0, "nothing stands, although commits follow")
         segments.keep(block, compacted(objects, name=segment_name(block)))
         return True
-
-
-def _in_background(work: Callable[[], None]) -> None:
-    """Nobody waits for a hint, and nobody is told when it cannot be had."""
-
-    def run() -> None:
-        with contextlib.suppress(EventStoreError, UnclearError, RefusedError, OSError):
-            work()
-
-    threading.Thread(target=run, name="hint", daemon=True).start()
 
 
 def _continues(commit: StoredCommit, before: StoredCommit | None) -> bool:
