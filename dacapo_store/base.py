@@ -185,8 +185,8 @@ class Base:
         if parameters is not None:
             for each in parameters.values() if isinstance(parameters, Mapping) else parameters:
                 check_text(each)
+        self.settle_if_possible()
         with self.log.one_look():
-            self.settle_if_possible()
             return self.views.query(sql, parameters)
 
     def run_directory(self, run_name: str) -> Path:

@@ -235,8 +235,8 @@ class LogStatsStore(StatsStore):
     def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> TrainingStats:  # noqa: FBT001, FBT002 - DaCapo's signature
         """The training stats of a run; see ``StatsStore``."""
         run = run_name_of(run_name)
+        self._base.settle_if_possible()
         with self._base.log.one_look():
-            self._base.settle_if_possible()
             history = self._history_to_show(TRAINING, run)
             stats = self._viewed_stats(run) if history is None else _stats_of(history.rows)
         return stats.take(subsampled(stats.iterations)) if subsample else stats
@@ -257,8 +257,8 @@ class LogStatsStore(StatsStore):
         if validation_interval is not None and validation_interval < 1:
             raise ValueError(f"validation_interval is 1 or more, or None for all, not {validation_interval}")
         interval = 1 if validation_interval is None else validation_interval
+        self._base.settle_if_possible()
         with self._base.log.one_look():
-            self._base.settle_if_possible()
             history = self._history_to_show(VALIDATION, run)
             if history is None:
                 rows = self._viewed_scores(run, interval)
@@ -304,12 +304,6 @@ class LogStatsStore(StatsStore):
         self, kind: Kind[R], run: str, given: Any, attribute: str, rows_of: Callable[[Any], R]
     ) -> None:
         """Store what an object holds, or only what is behind the rows that it held before."""
-        with self._base.log.one_look():
-            self._store_new(kind, run, given, attribute, rows_of)
-
-    def _store_new(
-        self, kind: Kind[R], run: str, given: Any, attribute: str, rows_of: Callable[[Any], R]
-    ) -> None:
         held = getattr(given, attribute, None)
         before = _given_before.find(given, key_of(self._base, kind, run))
         stored = before and self._stored_behind(kind, run, before, held, rows_of)
@@ -379,11 +373,12 @@ class LogStatsStore(StatsStore):
         if kind is TRAINING:
             self._base.settle(kind.stream(run))
         while True:
-            history = history_of(self._base, kind, run)
-            events = decision(history)
-            if not events:
-                self._base.log.sync()
-                return history
+            with self._base.log.one_look():
+                history = history_of(self._base, kind, run)
+                events = decision(history)
+                if not events:
+                    self._base.log.sync()
+                    return history
             expected = history.events - 1 if history.events else NO_STREAM
             try:
                 self._base.append(kind.stream(run), events, expected=expected, trains=trains)

@@ -374,7 +374,8 @@ class EventLog:
         """Several questions of this thread as one: they see what was committed before this began.
 
         To look for news costs a request where the log is far away. Within this, one look is enough for
-        all reading; what comes during it may be seen or not. An append looks as often as it must.
+        all reading; what comes during it may be seen or not. An append looks as often as it must, and
+        belongs behind it: who is called by it may have to see what others have done meanwhile.
 
         Example:
             >>> with log.one_look():
