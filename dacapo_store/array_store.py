@@ -12,6 +12,8 @@ Removing goes in this order, and a crash between two steps leaves what is said b
    which ``empty_trash`` deletes.
 3. The files are deleted.
 
+A bucket has no folders to rename; how arrays are removed from one, ``bucket_arrays`` says.
+
 Of several processes that remove one array, all name the same event (its id is made of the folder's
 identity), so there is one on record, and the rename decides who goes on.
 
@@ -36,9 +38,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dacapo_store.base import Base
+from dacapo_store.bucket_arrays import TRASH, BucketArrays
+from dacapo_store.bucket_paths import require_opener
 from dacapo_store.events import EVENT_TYPES, ArrayRemoved
-from dacapo_store.store_paths import absolute_path
-from eventstore import DuplicateEventError, derived_id, files, is_address
+from dacapo_store.store_paths import absolute_path, base_of_store
+from eventstore import DuplicateEventError, derived_id, files
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -46,8 +50,6 @@ if TYPE_CHECKING:
     from dacapo_store.moments import Moment
 
 logger = logging.getLogger(__name__)
-
-_TRASH = ".trash"
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Of descriptors or memory: errors of the moment."""
@@ -152,8 +154,10 @@ class LocalArrayStore(ArrayStore):
         self, basedir: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
     ) -> None:
         self.basedir = absolute_path(basedir)
-        base = basedir if is_address(basedir) else str(self.basedir)
+        base = base_of_store(basedir, self.basedir)
         self._base = Base.at(base, read_only=read_only, as_of=as_of)
+        bucket = self._base.payload_place.bucket
+        self._in_bucket = None if bucket is None else BucketArrays(self._base, bucket, _array_metadata)
 
     def best_validation_array(self, run_name: str, criterion: Any, index: Any = None) -> LocalArrayIdentifier:
         """Where the best validation array by a criterion lies: ``[<index>/]<criterion>``.
@@ -217,8 +221,9 @@ class LocalArrayStore(ArrayStore):
     def remove(self, array_identifier: LocalArrayIdentifier) -> None:
         """Remove an array, or a group with all that is in it; what it was stays on record.
 
-        The array is gone from its place at once and never half removed. One that is not there, or
-        that another process removes at the same time, is a warning in the log of the program.
+        The array is gone from its place at once and never half removed; in a bucket its own metadata go
+        first. One that is not there, or that another process removes at the same time, is a warning in
+        the log of the program.
 
         Args:
             array_identifier: Anything with a ``container`` and a ``dataset``.
@@ -231,6 +236,10 @@ class LocalArrayStore(ArrayStore):
             ReadOnlyLogError: The store was opened read-only.
         """
         self._base.require_writable()
+        if self._in_bucket is not None:
+            dataset = _checked_dataset(array_identifier.dataset)
+            self._in_bucket.remove(array_identifier.container, dataset)
+            return
         container = self._own_container(array_identifier.container)
         dataset = _checked_dataset(array_identifier.dataset)
         folder = _folder_in(container, dataset)
@@ -255,14 +264,19 @@ class LocalArrayStore(ArrayStore):
             ReadOnlyLogError: The store was opened read-only.
         """
         self._base.require_writable()
+        if self._in_bucket is not None:
+            self._in_bucket.empty_trash()
+            return
         base = self._base.path
-        for trash in (base / _TRASH, *base.glob(f"*/{_TRASH}")):
+        for trash in (base / TRASH, *base.glob(f"*/{TRASH}")):
             if trash.is_dir() and not trash.is_symlink():
                 for trashed in sorted(trash.iterdir()):
                     _delete(trashed)
 
     def _container(self, run_name: str, container: str) -> LocalContainerIdentifier:
         self._base.run_directory(run_name)
+        if self._in_bucket is not None:
+            require_opener(self.basedir)
         return self.container_identifier_type(self.basedir / run_name / container)
 
     def _validation_array(self, run_name: str, dataset: str) -> LocalArrayIdentifier:
@@ -298,7 +312,7 @@ class LocalArrayStore(ArrayStore):
     def _move_to_trash(self, container: Path, folder: Path) -> Path:
         # At the run's folder, or at the base for a container that lies there itself: see empty_trash.
         base = self._base.path
-        trash = base.joinpath(*container.relative_to(base).parts[:-1][:1], _TRASH)
+        trash = base.joinpath(*container.relative_to(base).parts[:-1][:1], TRASH)
         files.make_directories(trash, like=base)
         trashed = trash / uuid.uuid4().hex
         files.rename(folder, trashed)

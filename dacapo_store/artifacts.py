@@ -272,10 +272,19 @@ def locate(base: Path, path: str) -> Path:
     Raises:
         ValueError: ``path`` is empty, absolute, or leads out of the base.
     """
+    return base.joinpath(*require_within(path))
+
+
+def require_within(path: str) -> tuple[str, ...]:
+    """The parts of an artifact's path.
+
+    Raises:
+        ValueError: ``path`` is empty, absolute, or leads out of the base.
+    """
     parts = PurePosixPath(path).parts
     if not parts or PurePosixPath(path).is_absolute() or ".." in parts or "\0" in path:
         raise ValueError(f"the artifact path {path!r} must be relative to the base and stay within it")
-    return base.joinpath(*parts)
+    return parts
 
 
 def describe(descriptor: int, path: str) -> Artifact:
@@ -298,10 +307,10 @@ def verify(descriptor: int, artifact: Artifact) -> None:
     # A file of another size is wrong whatever it holds, so its bytes are not read.
     size = files.size(descriptor)
     if size != artifact.bytes:
-        raise _damaged(artifact, expected=f"{artifact.bytes} bytes", actual=f"{size} bytes")
+        raise damaged(artifact, expected=f"{artifact.bytes} bytes", actual=f"{size} bytes")
     digest = _digest_of(descriptor, artifact)
     if digest != artifact.digest:
-        raise _damaged(artifact, expected=f"digest {artifact.digest}", actual=f"digest {digest}")
+        raise damaged(artifact, expected=f"digest {artifact.digest}", actual=f"digest {digest}")
 
 
 def _digest_of(descriptor: int, sized: Artifact) -> str:
@@ -371,7 +380,8 @@ def verify_file(base: Path, artifact: Artifact) -> None:
         os.close(descriptor)
 
 
-def _damaged(artifact: Artifact, *, expected: str, actual: str) -> DamagedArtifactError:
+def damaged(artifact: Artifact, *, expected: str, actual: str) -> DamagedArtifactError:
+    """The error for a payload that is not the one that an event names."""
     return DamagedArtifactError(
         f"the file {artifact.path} is not the one that was stored: expected {expected}, found {actual}. "
         "Restore it from a copy."

@@ -25,6 +25,7 @@ from pathlib import Path
 from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.location import Location
 from dacapo_store.payload_copies import copy_payload
+from dacapo_store.payload_place import FolderPayloads
 from dacapo_store.payloads import Payloads
 from eventstore import EventLog, LogNotFoundError, copy_log, files
 from eventstore.model import Progress, no_progress
@@ -103,7 +104,7 @@ def back_up(
         done += artifact.bytes
         progress(done, total)
         try:
-            copied_bytes += copy_payload(root, copy, artifact, link=link)
+            copied_bytes += copy_payload(FolderPayloads(root), FolderPayloads(copy), artifact, link=link)
         except (FileNotFoundError, DamagedArtifactError, ValueError) as error:
             if artifact.path not in since:
                 reason = "the file is gone" if isinstance(error, FileNotFoundError) else str(error)

@@ -25,6 +25,7 @@ from dacapo_store.events import EVENT_TYPES
 from dacapo_store.location import Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.names import validate_run_name
+from dacapo_store.payload_place import place_at
 from dacapo_store.process_record import process_record
 from dacapo_store.provenance import event_metadata
 from eventstore import (
@@ -87,7 +88,9 @@ class Base:
 
     Attributes:
         location: Where it is.
-        path: The directory, absolute; of a base at an address, that of its weights and arrays.
+        path: The directory, absolute; of a base at an address, that of its weights and arrays, or
+            where these lie in a bucket, one of this host for what is derived.
+        payload_place: Where its weights lie.
         spool_home: The folder of this host in which rows wait to become events.
         read_only: True when it was opened without writing to it.
         log: Its log, the ground truth.
@@ -102,6 +105,7 @@ class Base:
         """Open the base; ``Base.at`` shares one object per directory."""
         self.location = location
         self.path = location.files
+        self.payload_place = place_at(location.payloads)
         self.read_only = read_only
         self.as_of: int | None = None
         self.log = EventLog.open(location.log, read_only=read_only)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dacapo_store import artifacts
 from dacapo_store.audit import RUN_KINDS, history, stream_of
 from dacapo_store.config_store import KINDS
 from dacapo_store.errors import MissingError
@@ -221,7 +220,7 @@ def _restored_weights(
     added: list[WeightsStored | BestWeightsChosen] = [
         stored for iteration, stored in wanted.stored.items() if present.stored.get(iteration) != stored
     ]
-    gone = [stored for stored in added if not artifacts.locate(base.path, stored.path).is_file()]  # type: ignore[union-attr]
+    gone = [stored for stored in added if base.payload_place.size(stored.path) is None]  # type: ignore[union-attr]
     if gone:
         iterations = ", ".join(str(stored.iteration) for stored in gone)
         raise MissingError(

@@ -1,11 +1,15 @@
-"""Where a base is: its log, which may be at an address, and the folder of what lies beside the log.
+"""Where a base is: its log, which may be at an address, and where weights and arrays lie.
 
     /data/base                                      the log in /data/base/events, for one host
     shared:///data/base                             the same folders, for many hosts
+    s3://bucket/base                                all in a bucket
     s3://bucket/base?files=/data/base               the log in a bucket, weights and arrays in a folder
+    postgresql://host/db?files=s3://bucket/base     the log in a database, weights and arrays in a bucket
 
-``files=`` names the folder of weights and arrays, and stands in the query of any address. Snapshots of the
-views lie there as well, but where the log is in a bucket: then they lie beside it, and each host keeps some.
+``files=`` stands in the query of any address. An address in it has the options of the log's, where both
+are of one kind and it has none of its own; if it has, its ``?`` and ``&`` are written as %xx. Snapshots of
+the views lie in the folder of weights and arrays, but where the log is in a bucket: then they lie beside it,
+and each host keeps some.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import hashlib
 import os
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -36,12 +41,15 @@ class Location:
     Attributes:
         name: One text for each base: the absolute path, or the address.
         log: What ``EventLog.open`` takes.
-        files: The folder of weights and arrays.
+        payloads: Where weights and arrays lie: a folder, or the address of a bucket.
+        files: A folder of this host, for snapshots: that of weights and arrays, if they lie in one,
+            otherwise one in the user's cache, of which all may be lost.
         is_local: Whether the log is for one host, in a folder of it.
     """
 
     name: str
     log: str | Path
+    payloads: str | Path
     files: Path
     is_local: bool
 
@@ -55,23 +63,21 @@ class Location:
         text = os.fspath(given)
         if not is_address(text):
             root = Path(text).expanduser().resolve()
-            return cls(str(root), root / LOG, root, is_local=True)
+            return cls(str(root), root / LOG, root, root, is_local=True)
         address = Address.parse(text)
         options = dict(address.options)
         named = options.pop("files", None)
-        if not named and address.folder is None:
-            raise ValueError(
-                f"{_without_user(address.location)} does not say where weights, arrays and snapshots lie: "
-                "add ?files=/a/folder that the hosts share (or a local one, where only configs and stats are "
-                "used)"
-            )
-        files = Path(named).expanduser().resolve() if named else address.folder
-        assert files is not None
-        query = f"?{urlencode(options)}" if options else ""
-        kept = urlencode({**options, **({"files": str(files)} if named else {})}, safe="/")
+        payloads = _payloads(address, options, named)
+        if isinstance(payloads, str):
+            files = _folder_of_host(address.location)
+            kept = {**options, **({"files": payloads} if named else {})}
+        else:
+            files = payloads
+            kept = {**options, **({"files": str(files)} if named else {})}
         return cls(
-            f"{address.location}?{kept}" if kept else address.location,
-            f"{address.inside(LOG)}{query}",
+            _with_query(address.location, kept),
+            _with_query(address.inside(LOG), options),
+            payloads,
             files,
             is_local=False,
         )
@@ -113,6 +119,16 @@ class Location:
         path, question, query = self.name.partition("?")
         return f"{path}/{name}{question}{query}"
 
+    @property
+    def shown(self) -> str:
+        """What it is called in texts: the folder or the place in a bucket, in which no password is."""
+        return self.payloads.partition("?")[0] if isinstance(self.payloads, str) else str(self.files)
+
+    @property
+    def is_in_bucket(self) -> bool:
+        """Whether weights and arrays lie in a bucket."""
+        return isinstance(self.payloads, str)
+
     def spool_home(self, log_id: bytes) -> Path:
         """The folder of this host in which rows lie on their way to the log (``eventstore.spool``).
 
@@ -121,14 +137,54 @@ class Location:
         """
         if self.is_local:
             return Path(self.log)
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return Path(state).absolute() / "dacapo-store" / log_id.hex() / socket.gethostname()
+        return _state_folder() / log_id.hex() / socket.gethostname()
 
 
 def store_location(given: str | os.PathLike[str], folder: str) -> str | os.PathLike[str]:
     """The base of a store that is made on an address, where DaCapo's own would be ``<base>/<folder>``."""
     path, question, query = os.fspath(given).partition("?")
     return f"{path.rstrip('/').removesuffix(f'/{folder}')}{question}{query}"
+
+
+def _payloads(address: Address, options: Mapping[str, str], named: str | None) -> str | Path:
+    """Where weights and arrays lie: where ``files=`` says, otherwise beside the log."""
+    if not named:
+        if address.folder is not None:
+            return address.folder
+        if address.is_bucket:
+            return _with_query(address.location, options)
+        raise ValueError(
+            f"{_without_user(address.location)} does not say where weights and arrays lie: add "
+            "?files=/a/folder that the hosts share, or ?files=s3://bucket/prefix (a folder of this host is "
+            "enough where only configs and stats are used)"
+        )
+    if not is_address(named):
+        return Path(named).expanduser().resolve()
+    place = Address.parse(named)
+    if place.folder is not None and not place.options:
+        return place.folder
+    if not place.is_bucket:
+        raise ValueError(
+            f"files={place.scheme}://… is no place for weights and arrays: a folder is one, and so is an "
+            "address that begins with s3://, gs:// or az://"
+        )
+    shared = options if place.scheme == address.scheme else {}
+    return _with_query(place.location, place.options or shared)
+
+
+def _folder_of_host(location: str) -> Path:
+    """A folder of this host for a base that has none of its own; all in it may be made again."""
+    name = hashlib.sha256(location.encode()).hexdigest()[:32]
+    return (cache_folder() or _state_folder()) / "bases" / name
+
+
+def _state_folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state).absolute() / "dacapo-store"
+
+
+def _with_query(location: str, options: Mapping[str, str]) -> str:
+    return f"{location}?{urlencode(options, safe='/:')}" if options else location
 
 
 def _without_user(address: str) -> str:

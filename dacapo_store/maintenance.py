@@ -6,7 +6,7 @@ What is garbage, and why it cannot be anything else:
   lives may be about to name one, so only files older than a grace count; and the folder is listed before
   the log is read, so that whatever was named meanwhile is known.
 - *removals* that a crash cut short: the event says removed, the file is still there.
-- *trash*: arrays that were taken out of place and not yet deleted.
+- *trash*: arrays that were taken out of place and not yet deleted; in a bucket, notes of such removals.
 - *temporaries* of writers that died.
 - *superseded* payloads, of weights that were stored again, but only if asked for: the log as of an
   earlier position loads them. That they were dropped is put on record first (``WeightsPayloadDropped``).
@@ -18,25 +18,16 @@ of the runs in question are kept: they may be what a lost event named.
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from dacapo_store import artifacts
 from dacapo_store.base import Base
 from dacapo_store.events import WeightsPayloadDropped
+from dacapo_store.garbage_places import FoundFile, GarbagePlace, garbage_at
 from dacapo_store.location import Location
 from dacapo_store.payloads import Payload, Payloads
-from eventstore import EventLog, files
-
-GRACE_SECONDS = 3600.0
-
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-_TRASH = ".trash"
+from eventstore import EventLog
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ class GarbagePlan:
 
 
 def plan_gc(
-    base: str | os.PathLike[str], *, keep: int | None = None, grace_seconds: float = GRACE_SECONDS
+    base: str | os.PathLike[str], *, keep: int | None = None, grace_seconds: float | None = None
 ) -> GarbagePlan:
     """Say what can be deleted; nothing is written.
 
@@ -84,7 +75,8 @@ def plan_gc(
         keep: Of weights that were stored several times, how many of the latest to keep for each
             iteration that is in view; those out of view go altogether. None keeps everything that
             the log as of any position loads.
-        grace_seconds: Files that changed more recently are left to their writers.
+        grace_seconds: Files that changed more recently are left to their writers; None is an hour, and
+            in a bucket a day.
 
     Raises:
         LogNotFoundError: There is no base.
@@ -93,10 +85,10 @@ def plan_gc(
     if keep is not None and keep < 1:
         raise ValueError(f"keep is 1 or more (the weights in view are always kept), not {keep}")
     location = Location.of(base)
-    root = location.files
-    before = time.time() - grace_seconds
+    place = garbage_at(location.payloads)
+    before = time.time() - (place.grace_seconds if grace_seconds is None else grace_seconds)
     with EventLog.open(location.log, read_only=True) as log:
-        found = list(_found_files(root))
+        found = list(place.found())
         payloads = Payloads.of_log(log)
     garbage: list[Garbage] = []
     spared: list[tuple[str, str]] = []
@@ -109,14 +101,14 @@ def plan_gc(
             garbage.append(Garbage(file.kind, file.path, file.bytes))
         else:
             spared.append((file.path, reason))
-    garbage += _unfinished_removals(root, payloads)
+    garbage += _unfinished_removals(place, payloads)
     if keep is not None:
-        garbage += _superseded(root, payloads, keep)
+        garbage += _superseded(place, payloads, keep)
     return GarbagePlan(tuple(garbage), tuple(spared))
 
 
 def collect_garbage(
-    base: str | os.PathLike[str], *, keep: int | None = None, grace_seconds: float = GRACE_SECONDS
+    base: str | os.PathLike[str], *, keep: int | None = None, grace_seconds: float | None = None
 ) -> GarbagePlan:
     """Delete what ``plan_gc`` finds, looking anew.
 
@@ -136,78 +128,16 @@ def collect_garbage(
     """
     plan = plan_gc(base, keep=keep, grace_seconds=grace_seconds)
     opened = Base.at(base)
+    place = garbage_at(opened.location.payloads)
     for each in plan.garbage:
         if each.kind == "superseded":
             # The event first: whoever misses the file finds out why.
             _record_drop(opened, each)
-        _delete(opened.path, each)
+        place.delete(each.path)
     return plan
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file that may be garbage by its place and name."""
-
-    kind: str
-    path: str
-    bytes: int
-    changed: float
-
-
-def _found_files(root: Path) -> Iterator[_File]:
-    """Payloads, temporaries and trash of all runs; no symbolic link is followed."""
-    yield from _trash(root, root)
-    for run in _folders(root):
-        if run.name in {"events", "views"}:
-            continue
-        yield from _trash(root, run)
-        checkpoints = run / "checkpoints"
-        if _is_folder(checkpoints):
-            yield from _checkpoint_files(root, checkpoints)
-
-
-def _checkpoint_files(root: Path, checkpoints: Path) -> Iterator[_File]:
-    for folder in (checkpoints, *_folders(checkpoints)):
-        payloads = folder == checkpoints / "objects"
-        for entry in sorted(os.scandir(folder), key=lambda each: each.name):
-            temporary = _TEMPORARY.fullmatch(entry.name) is not None
-            if entry.is_dir(follow_symlinks=False) or not (temporary or payloads):
-                continue
-            yield _file(root, Path(entry.path), "temporary" if temporary else "orphan")
-
-
-def _trash(root: Path, folder: Path) -> Iterator[_File]:
-    trash = folder / _TRASH
-    if _is_folder(trash):
-        for entry in sorted(os.scandir(trash), key=lambda each: each.name):
-            yield _file(root, Path(entry.path), "trash")
-
-
-def _file(root: Path, path: Path, kind: str) -> _File:
-    status = path.lstat()
-    size = _tree_bytes(path) if stat.S_ISDIR(status.st_mode) else _freed(status)
-    changed = max(status.st_mtime, status.st_ctime)
-    return _File(kind, path.relative_to(root).as_posix(), size, changed)
-
-
-def _tree_bytes(folder: Path) -> int:
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return sum(_freed(path.lstat()) for path in paths)
-
-
-def _freed(status: os.stat_result) -> int:
-    return status.st_size if status.st_nlink == 1 else 0
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _reason_to_spare(file: _File, payloads: Payloads, before: float) -> str | None:
+def _reason_to_spare(file: FoundFile, payloads: Payloads, before: float) -> str | None:
     if file.kind == "trash":
         return None
     if file.changed > before:
@@ -218,40 +148,28 @@ def _reason_to_spare(file: _File, payloads: Payloads, before: float) -> str | No
     return None
 
 
-def _unfinished_removals(root: Path, payloads: Payloads) -> Iterator[Garbage]:
+def _unfinished_removals(place: GarbagePlace, payloads: Payloads) -> Iterator[Garbage]:
     """Files that the log says are gone, and the links to them."""
     for path in sorted(payloads.removed.keys() | payloads.dropped):
-        file = _inside(root, path)
-        if file is None:
+        size = place.size(path)
+        if size is None:
             continue
         payload = payloads.removed.get(path)
         if payload is not None:
-            stored = payload.stored
-            link = root / stored.run / "checkpoints/iterations" / str(stored.iteration)
-            if link.is_file() and link.samefile(file):
-                yield Garbage("removal", link.relative_to(root).as_posix(), 0, payload.position)
-        yield Garbage("removal", path, file.stat().st_size, None if payload is None else payload.position)
+            name = place.second_name(payload.stored.run, payload.stored.iteration, path)
+            if name is not None:
+                yield Garbage("removal", name, 0, payload.position)
+        yield Garbage("removal", path, size, None if payload is None else payload.position)
 
 
-def _superseded(root: Path, payloads: Payloads, keep: int) -> Iterator[Garbage]:
+def _superseded(place: GarbagePlace, payloads: Payloads, keep: int) -> Iterator[Garbage]:
     for key, earlier in payloads.superseded.items():
         here = [payload for payload in earlier if payload.stored.path not in payloads.dropped]
         kept = keep - 1 if key in payloads.present else 0
         for payload in here[: len(here) - kept] if kept else here:
-            file = _inside(root, payload.stored.path)
-            if file is not None:
-                yield Garbage("superseded", payload.stored.path, file.stat().st_size, payload.position)
-
-
-def _inside(root: Path, path: str) -> Path | None:
-    """The regular file that a path names, when no symbolic link leads there; None otherwise."""
-    try:
-        file = artifacts.locate(root, path)
-    except ValueError:
-        return None
-    if file.is_symlink() or not file.is_file() or os.path.realpath(file) != str(file):
-        return None
-    return file
+            size = place.size(payload.stored.path)
+            if size is not None:
+                yield Garbage("superseded", payload.stored.path, size, payload.position)
 
 
 def _record_drop(base: Base, garbage: Garbage) -> None:
@@ -263,14 +181,3 @@ def _record_drop(base: Base, garbage: Garbage) -> None:
 
 def _dropped(payload: Payload) -> WeightsPayloadDropped:
     return WeightsPayloadDropped(payload.stored.run, payload.stored.iteration, payload.stored.path)
-
-
-def _delete(root: Path, garbage: Garbage) -> None:
-    path = root / garbage.path
-    if os.path.realpath(path.parent) != str(path.parent):
-        return
-    if _is_folder(path):
-        # The trash of a removal that goes on: its process deletes the same files.
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        files.unlink(path)

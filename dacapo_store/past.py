@@ -25,6 +25,7 @@ class PastBase(Base):
         """Look at an open base as it was."""
         self.location = base.location
         self.path = base.path
+        self.payload_place = base.payload_place
         self.spool_home = base.spool_home
         self.as_of: int | None = position
         self.read_only = True
@@ -72,8 +73,8 @@ class PastBase(Base):
             ReadOnlyLogError: Always.
         """
         raise ReadOnlyLogError(
-            f"this is {self.path} as of position {self.as_of}, which does not change: open the base "
-            "without as_of to write, or bring the past back with restore or rewind"
+            f"this is {self.location.shown} as of position {self.as_of}, which does not change: open the "
+            "base without as_of to write, or bring the past back with restore or rewind"
         )
 
     def close(self) -> None:

@@ -6,11 +6,9 @@ The module folds all events that name payloads. What may be deleted is ``mainten
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from dacapo_store import artifacts
 from dacapo_store.artifacts import Artifact
 from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.events import (
@@ -21,8 +19,12 @@ from dacapo_store.events import (
     WeightsRewound,
     WeightsStored,
 )
+from dacapo_store.location import Location
+from dacapo_store.payload_place import PayloadPlace, place_at
 from eventstore import EVENT_LOST, LOST_STREAM, EventLog, RecordedEvent
 from eventstore.model import Progress, no_progress
+
+_GONE = "the file is gone: restore it from a copy"
 
 TYPES = (EVENT_LOST, "WeightsPayloadDropped", "WeightsRemoved", "WeightsRewound", "WeightsStored")
 
@@ -148,7 +150,7 @@ def check_payloads(
     """Check that the files that the log names are there, with their sizes; nothing is written.
 
     Args:
-        base: The base directory.
+        base: The base directory, or its address.
         log: Its log.
         digests: Read every byte and compare digests, too.
         progress: Told of the bytes that were looked at.
@@ -156,14 +158,15 @@ def check_payloads(
     Returns:
         How many files were checked, and what is wrong.
     """
-    root = Path(base).resolve()
+    place = place_at(Location.of(base).payloads)
     payloads = Payloads.of_log(log)
     in_view = {payload.stored.path for payload in payloads.present.values()}
     expected = payloads.kept()
+    known = {} if digests else place.sizes([payload.stored.path for payload in expected])
     findings = []
     done, total = 0, sum(payload.stored.bytes for payload in expected)
     for payload in expected:
-        wrong = _wrong(root, payload.artifact, digests=digests)
+        wrong = _wrong(place, payload.artifact, known, digests=digests)
         if wrong is not None:
             path = payload.stored.path
             findings.append(PayloadFinding(path, payload.position, path in in_view, wrong))
@@ -172,16 +175,20 @@ def check_payloads(
     return len(expected), findings
 
 
-def _wrong(base: Path, artifact: Artifact, *, digests: bool) -> str | None:
+def _wrong(place: PayloadPlace, artifact: Artifact, known: Mapping[str, int], *, digests: bool) -> str | None:
     try:
         if digests:
-            artifacts.verify_file(base, artifact)
+            place.verify(artifact)
             return None
-        size = artifacts.locate(base, artifact.path).stat().st_size
+        size = known.get(artifact.path)
+        if size is None:
+            size = place.size(artifact.path)
     except FileNotFoundError:
-        return "the file is gone: restore it from a copy"
+        return _GONE
     except (DamagedArtifactError, ValueError, OSError) as error:
         return str(error)
+    if size is None:
+        return _GONE
     if size == artifact.bytes:
         return None
     return f"the file has {size} bytes, and {artifact.bytes} were stored: restore it from a copy"

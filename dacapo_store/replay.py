@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dacapo_store.errors import DamagedArtifactError
-from dacapo_store.location import Location
+from dacapo_store.location import LOG, Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.payload_copies import copy_payload
+from dacapo_store.payload_place import PayloadPlace, place_at
 from dacapo_store.payloads import Payloads
-from eventstore import Event, EventLog, StreamAppend, files
+from eventstore import Event, EventLog, StreamAppend, files, open_bucket
 from eventstore.model import Progress, no_progress
 from eventstore.past import PastLog
 
@@ -99,7 +100,7 @@ def plan_replay(
         ValueError: ``into`` holds something else, or lies within the base.
     """
     old, new = Location.of(base), Location.of(into)
-    _check_target(old.files, new.files)
+    _check_target(old, new)
     with EventLog.open(old.log, read_only=True) as source:
         position = position_of(source, until)
         events = sum(batch.num_rows for batch in source.read_batches(until=position, types=types))
@@ -136,13 +137,14 @@ def replay(
         OSError: The disk did not take it; the call may be repeated.
     """
     old, new = Location.of(base), Location.of(into)
-    root, target = old.files, new.files
-    _check_target(root, target)
+    _check_target(old, new)
     with EventLog.open(old.log, read_only=True) as source:
         position = position_of(source, until)
         chain = source.chain_at(position)
         taken = _changed(source.read(until=position, types=types), transform)
-        files.make_directories(target, like=root)
+        if isinstance(new.payloads, Path):
+            like = old.payloads if isinstance(old.payloads, Path) else _nearest_folder(new.payloads)
+            files.make_directories(new.payloads, like=like)
         with EventLog.open(new.log) as log:
             for appends in _commits(taken):
                 written = log.append_to_streams(appends, durability="os")
@@ -150,7 +152,7 @@ def replay(
             log.sync()
             events, new_chain = log.next_position, log.chain
             named = Payloads.of_log(log)
-        count, missing = _bring(root, target, named, how=payloads)
+        count, missing = _bring(place_at(old.payloads), place_at(new.payloads), named, how=payloads)
         receipt = ReplayReceipt(
             source=old.name,
             log_id=source.log_id.hex(),
@@ -162,7 +164,11 @@ def replay(
             payloads=count,
             missing=tuple(missing),
         )
-    files.replace_text(target / RECEIPT, json.dumps(asdict(receipt), indent=1) + "\n", like=target)
+    text = json.dumps(asdict(receipt), indent=1) + "\n"
+    if isinstance(new.payloads, Path):
+        files.replace_text(new.payloads / RECEIPT, text, like=new.payloads)
+    else:
+        open_bucket(new.payloads).put(RECEIPT, text.encode())
     return receipt
 
 
@@ -214,14 +220,16 @@ def _appends(parts: dict[str, list[Event]]) -> list[StreamAppend]:
     return [StreamAppend(stream, events) for stream, events in parts.items()]
 
 
-def _bring(root: Path, target: Path, named: Payloads, *, how: str) -> tuple[int, list[tuple[str, str]]]:
+def _bring(
+    old: PayloadPlace, new: PayloadPlace, named: Payloads, *, how: str
+) -> tuple[int, list[tuple[str, str]]]:
     missing: list[tuple[str, str]] = []
     if how == "none":
         return 0, missing
     count = 0
     for payload in named.kept():
         try:
-            copy_payload(root, target, payload.artifact, link=how == "link")
+            copy_payload(old, new, payload.artifact, link=how == "link")
         except (FileNotFoundError, DamagedArtifactError, ValueError) as error:
             reason = "the file is gone" if isinstance(error, FileNotFoundError) else str(error)
             missing.append((payload.stored.path, reason))
@@ -230,15 +238,33 @@ def _bring(root: Path, target: Path, named: Payloads, *, how: str) -> tuple[int,
     return count, missing
 
 
-def _check_target(root: Path, target: Path) -> None:
+def _check_target(old: Location, new: Location) -> None:
+    root, target = (Path(location.shown) for location in (old, new))
     if target == root or root in target.parents or target in root.parents:
-        raise ValueError(f"{target} and the base {root} lie within each other: give a folder elsewhere")
-    if target.is_dir() and any(target.iterdir()) and not (target / "events").is_dir():
-        raise ValueError(f"{target} is not empty: give an empty folder")
+        raise ValueError(
+            f"{new.shown} and the base {old.shown} lie within each other: give a place elsewhere"
+        )
+    if isinstance(new.payloads, Path):
+        is_fit = not target.is_dir() or not any(target.iterdir()) or (target / LOG).is_dir()
+    else:
+        entries = open_bucket(new.payloads).entries()
+        is_fit = not entries or f"{LOG}/" in entries
+    if not is_fit:
+        raise ValueError(f"{new.shown} is not empty: give an empty folder, or an empty place in a bucket")
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def receipt_of(base: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What a base was made from, if a replay made it."""
-    path = Path(base) / RECEIPT
-    found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    payloads = Location.of(base).payloads
+    data: bytes | None
+    if isinstance(payloads, Path):
+        path = payloads / RECEIPT
+        data = path.read_bytes() if path.is_file() else None
+    else:
+        data = open_bucket(payloads).get(RECEIPT)
+    found: dict[str, Any] | None = None if data is None else json.loads(data)
     return found

@@ -93,7 +93,7 @@ def require_run(store: Store, run: str) -> None:
         return
     close = difflib.get_close_matches(run, names, n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {len(names)} runs"
-    raise MissingError(f"there is no run {run!r} in {store.path}; {hint}")
+    raise MissingError(f"there is no run {run!r} in {store.shown}; {hint}")
 
 
 def run_document(store: Store, run: str) -> dict[str, Any]:

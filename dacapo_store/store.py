@@ -114,13 +114,15 @@ class Store:
         >>> store.rewind("run_7", 40_000)
 
     Attributes:
-        path: The base directory, absolute.
+        path: The base directory, absolute; of one in a bucket, where this host keeps what is derived.
+        shown: What the base is called in texts: its directory, or its place in a bucket.
     """
 
     def __init__(self, base: Base) -> None:
         """Take a base; use ``open``."""
         self._base = base
         self.path = base.path
+        self.shown = base.location.shown
 
     # --- the four stores
 
@@ -194,7 +196,7 @@ class Store:
         Raises:
             ValueError: There is no such position or time.
         """
-        return cite(self._base.location.files, self._base.log, position_of(self._base.log, moment))
+        return cite(Path(self._base.location.shown), self._base.log, position_of(self._base.log, moment))
 
     # --- asking
 
@@ -356,11 +358,11 @@ class Store:
 
     def __repr__(self) -> str:
         past = "" if self._base.as_of is None else f", as_of={self._base.as_of}"
-        return f"dacapo_store.open({str(self.path)!r}{past})"
+        return f"dacapo_store.open({self.shown!r}{past})"
 
     def _repr_html_(self) -> str:
         now = datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        title = html.escape(f"{self.path} at {now}: {self.position:,} events")
+        title = html.escape(f"{self.shown} at {now}: {self.position:,} events")
         return f"<p>{title}</p>{self.runs()._repr_html_()}"
 
     def close(self) -> None:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from eventstore import RecordedEvent
 
 
+def weights_stream(run: str) -> str:
+    """The stream of a run's weights."""
+    return f"weights/{run}"
+
+
 @dataclass
 class WeightsHistory:
     """What a run's stream says: the fold of its events.

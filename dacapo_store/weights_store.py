@@ -3,10 +3,10 @@
 The log says which weights exist and which are best; the files hold them. Storing goes in this order,
 and a crash between two steps leaves what is said behind each:
 
-1. The payload is written under a name of its own in ``<run>/checkpoints/objects`` and synced
-   (a file that no event names, for ``gc`` to find).
+1. The payload is written durably under a name of its own in ``<run>/checkpoints/objects``, a file or an
+   object of a bucket (one that no event names, for ``gc`` to find).
 2. The event ``WeightsStored`` is appended: from here on the weights exist.
-3. ``<run>/checkpoints/iterations/<n>`` becomes a hard link to the payload, for people and other
+3. In a folder ``<run>/checkpoints/iterations/<n>`` becomes a hard link to the payload, for people and other
    tools (without it the weights are found all the same; the next touch of the iteration mends it).
 
 Without waiting, the state is copied first, and the steps are those of the base's background thread;
@@ -15,12 +15,10 @@ so they come one store after the other, in the order of the calls.
 Removing goes the other way: the event, then the link, then the payload. The best weights of a dataset
 and criterion are events too; ``<run>/checkpoints/<dataset>/<criterion>.json`` is derived from them.
 
-Derived files are brought to what the log says and then the log is asked whether it has moved: of
-several processes the one that saw the newest state has the last word, without a lock.
-
 Invariants: no payload is ever opened for writing again; no byte of a payload reaches the unpickler
 before its digest was checked; the unpickler makes nothing but tensors and plain containers. The
-digest and the bytes' way to the disk belong to ``artifacts``, what is in a payload to ``weights_file``.
+digest and the bytes' way to the disk belong to ``payload_place``, what is in a payload to ``weights_file``,
+the names that people know to ``checkpoint_names``.
 """
 
 from __future__ import annotations
@@ -28,31 +26,28 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-import errno
-import json
 import logging
 import operator
 import os
-import re
-import urllib.parse
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
-from dacapo_store import artifacts, weights_file
+from dacapo_store import weights_file
 from dacapo_store.artifacts import Artifact
 from dacapo_store.background import Job, Pending
 from dacapo_store.base import Base
+from dacapo_store.checkpoint_names import CheckpointNames, only_logged
 from dacapo_store.errors import WeightsMissingError
 from dacapo_store.events import EVENT_TYPES, BestWeightsChosen, WeightsRemoved, WeightsStored
 from dacapo_store.names import run_name_of
-from dacapo_store.store_paths import absolute_path
+from dacapo_store.payload_place import FolderPayloads
+from dacapo_store.store_paths import absolute_path, base_of_store
 from dacapo_store.weights_file import Weights
-from dacapo_store.weights_history import WeightsHistory
+from dacapo_store.weights_history import WeightsHistory, weights_stream
 from dacapo_store.weights_staging import Staging, StateTooLargeError
-from eventstore import WriteRefusedError, files, is_address
+from eventstore import WriteRefusedError
 
 if TYPE_CHECKING:
     import torch
@@ -64,20 +59,10 @@ __all__ = ["LocalWeightsStore", "TrainableRun", "Weights", "WeightsStore"]
 
 logger = logging.getLogger(__name__)
 
-_PLAIN_NAME = re.compile(r"[^/%.\x00-\x1f][^/%\x00-\x1f]*")
-"""A name that is a file name as it is: no separator, no leading dot, nothing that reads as an escape."""
-
-_UNRECORDED = "unrecorded"
-"""Where files of weights go that the log never knew, when the name of their iteration is needed."""
-
-_OWN_FOLDERS = frozenset({"iterations", "objects", _UNRECORDED})
-
 _KIND = "weights"
 """What stores of weights are called in the background."""
 
 _stagings: weakref.WeakKeyDictionary[Base, Staging] = weakref.WeakKeyDictionary()
-
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
 class TrainableRun(Protocol):
@@ -179,9 +164,15 @@ class LocalWeightsStore(WeightsStore):
         self, basedir: str | os.PathLike[str], *, read_only: bool = False, as_of: Moment | None = None
     ) -> None:
         self.basedir = absolute_path(basedir)
-        base = basedir if is_address(basedir) else str(self.basedir)
+        base = base_of_store(basedir, self.basedir)
         self._base = Base.at(base, read_only=read_only, as_of=as_of)
-        self._traced: set[str] = set()
+        self._place = self._base.payload_place
+        # A bucket has no second names.
+        self._names = (
+            CheckpointNames(self._place.root, self._base.log)
+            if isinstance(self._place, FolderPayloads)
+            else None
+        )
 
     def latest_iteration(self, run: Any) -> int | None:
         """The greatest iteration that the run has weights of, or None; other files do not matter.
@@ -246,7 +237,7 @@ class LocalWeightsStore(WeightsStore):
         if not wait:
             with contextlib.suppress(StateTooLargeError):
                 pending = background.begin(key, subject, lambda: self._copied(run, name, iteration))
-                self._trace(run, name)
+                self._leave_trace(run, name)
                 return pending
             # Room for a copy may come with the end of those that are under way; waiting is all the same.
             logger.warning(
@@ -257,7 +248,7 @@ class LocalWeightsStore(WeightsStore):
             )
         self.wait()
         self._store(name, iteration, _state_of(run))
-        self._trace(run, name)
+        self._leave_trace(run, name)
         return None if wait else Pending.ended(key, subject)
 
     def wait(self) -> None:
@@ -295,7 +286,8 @@ class LocalWeightsStore(WeightsStore):
             return self._retrieve_unrecorded(name, str(iteration))
         stored = WeightsStored(name, iteration, *row)
         weights = self._load_verified(stored)
-        self._mend_link(name, stored)
+        if self._names is not None and not self._base.read_only:
+            self._names.mend(name, stored)
         return weights
 
     def _retrieve_weights(self, run: Any, key: str) -> Weights:
@@ -340,14 +332,15 @@ class LocalWeightsStore(WeightsStore):
             removed[:] = [history]
             return [EVENT_TYPES.event(WeightsRemoved(name, iteration))]
 
-        self._base.decide(_stream(name), decide)
+        self._base.decide(weights_stream(name), decide)
         history = removed[0]
         choices = [choice for choice, best in history.best.items() if best == iteration]
         # The weights are gone from here on; what a crash leaves of the files is for gc to find.
-        with _only_logged("what is derived from iteration %d of %s", iteration, name):
-            self._derive(name, iterations=[iteration], choices=choices)
-        with _only_logged("deleting the weights of iteration %d of %s", iteration, name):
-            files.unlink(artifacts.locate(self._base.path, history.stored[iteration].path))
+        if self._names is not None:
+            with only_logged("what is derived from iteration %d of %s", iteration, name):
+                self._names.derive(name, iterations=[iteration], choices=choices)
+        with only_logged("deleting the weights of iteration %d of %s", iteration, name):
+            self._place.remove(history.stored[iteration].path)
 
     def store_best(self, run: Any, iteration: int, dataset: Any, criterion: str) -> None:
         """Choose an iteration as the best one for a dataset and a criterion.
@@ -380,9 +373,10 @@ class LocalWeightsStore(WeightsStore):
                 return []
             return [EVENT_TYPES.event(BestWeightsChosen(name, *choice, iteration))]
 
-        self._base.decide(_stream(name), decide)
-        with _only_logged("the file of the best weights of %s for %s by %s", name, *choice):
-            self._derive(name, choices=[choice])
+        self._base.decide(weights_stream(name), decide)
+        if self._names is not None:
+            with only_logged("the file of the best weights of %s for %s by %s", name, *choice):
+                self._names.derive(name, choices=[choice])
 
     def retrieve_best(self, run: Any, dataset: Any, criterion: str) -> int:
         """The iteration that is best for a dataset and a criterion.
@@ -415,18 +409,20 @@ class LocalWeightsStore(WeightsStore):
         """
         self._base.require_writable()
         self._base.background.wait()
-        names = self._runs() if run is None else [self._run_name(run)]
-        for name in names:
-            _, history = self._history(name)
-            self._derive(name, iterations=history.iterations, choices=history.choices)
+        if self._names is None:
+            return
+        for name in self._runs() if run is None else [self._run_name(run)]:
+            history = WeightsHistory.of(self._base.log.read_stream(weights_stream(name)))
+            self._names.derive(name, iterations=history.iterations, choices=history.choices)
+
+    def _leave_trace(self, run: TrainableRun, name: str) -> None:
+        if self._names is not None:
+            self._names.trace(run, name)
 
     def _run_name(self, run: Any) -> str:
         name = run_name_of(run)
         self._base.run_directory(name)
         return name
-
-    def _checkpoints(self, name: str) -> Path:
-        return self._base.run_directory(name) / "checkpoints"
 
     def _one(self, sql: str, *parameters: Any) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None = self._base.query(sql, list(parameters)).fetchone()
@@ -435,11 +431,6 @@ class LocalWeightsStore(WeightsStore):
     def _runs(self) -> list[str]:
         rows = self._base.query("SELECT DISTINCT stream FROM events WHERE starts_with(stream, 'weights/')")
         return sorted(stream.removeprefix("weights/") for (stream,) in rows.fetchall())
-
-    def _history(self, name: str) -> tuple[int | None, WeightsHistory]:
-        """What the log says of the run's weights, and the stream version at which it says so."""
-        events = list(self._base.log.read_stream(_stream(name)))
-        return (events[-1].stream_version if events else None), WeightsHistory.of(events)
 
     def _settle(self, name: str, iteration: int | None = None) -> None:
         """Wait for what is under way of a run, or only of one iteration of it."""
@@ -460,24 +451,21 @@ class LocalWeightsStore(WeightsStore):
 
     def _store(self, name: str, iteration: int, state: Mapping[str, Any]) -> None:
         stored = self._write(name, iteration, state)
-        self._keep_unrecorded(name, iteration)
+        if self._names is not None:
+            self._names.keep_unrecorded(name, iteration)
         try:
-            commit = self._base.append(_stream(name), [stored], trains=name)
+            commit = self._base.append(weights_stream(name), [stored], trains=name)
         except WriteRefusedError:
             # The log is certain that it says nothing of this file, and a full disk wants the room back.
-            files.unlink(self._base.path / stored.path)
+            self._place.remove(stored.path)
             raise
         # Readers find the weights from here on; a crash leaves only the link undone.
-        with _only_logged("the link to the weights of iteration %d of %s", iteration, name):
-            self._link(name, stored)
-            if self._base.log.stream_version(_stream(name)) != commit.last_stream_version:
-                self._derive(name, iterations=[iteration])
+        if self._names is not None:
+            self._names.follow(name, stored, commit.last_stream_version)
 
     def _write(self, name: str, iteration: int, state: Mapping[str, Any]) -> WeightsStored:
-        path = f"{name}/checkpoints/objects/{iteration}-{uuid.uuid4().hex}.pt"
-        artifact = artifacts.write(
-            self._base.path,
-            path,
+        artifact = self._place.write(
+            f"{name}/checkpoints/objects/{iteration}-{uuid.uuid4().hex}.pt",
             lambda file: weights_file.save(state, cast("IO[bytes]", file)),
             check=weights_file.require_loadable,
         )
@@ -485,138 +473,32 @@ class LocalWeightsStore(WeightsStore):
             name, iteration, artifact.path, artifact.bytes, artifact.chunk_bytes, artifact.digest
         )
 
-    def _keep_unrecorded(self, name: str, iteration: int) -> None:
-        """Give a file of these weights that the log never knew (DaCapo's own, say) another name.
-
-        The one that it has is about to become a link to what is stored now. Until then it has both.
-        """
-        file = self._link_path(name, iteration)
-        if not file.exists() or iteration in self._history(name)[1].iterations:
-            return
-        kept = self._checkpoints(name) / _UNRECORDED / f"{iteration}-{uuid.uuid4().hex}"
-        files.make_directories(kept.parent, like=self._base.path)
-        try:
-            files.link(file, kept)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            files.rename(file, kept)
-        logger.warning(
-            "%s held weights that are not on record; now they are stored anew. It is kept as %s.", file, kept
-        )
-
     def _load_verified(self, stored: WeightsStored) -> Weights:
         artifact = Artifact(stored.path, stored.bytes, stored.chunk_bytes, stored.digest)
-        path = artifacts.locate(self._base.path, stored.path)
         try:
-            file = path.open("rb")
+            file = self._place.opened(artifact)
         except FileNotFoundError as error:
             raise WeightsMissingError(
                 f"the weights of iteration {stored.iteration} of run {stored.run!r} are on record, but "
-                f"their file {path} is gone: restore it from a copy"
+                f"their file {self._place.where(stored.path)} is gone: restore it from a copy"
             ) from error
         with file:
-            artifacts.verify(file.fileno(), artifact)
             return weights_file.map_weights(file)
 
     def _retrieve_unrecorded(self, name: str, key: str) -> Weights:
         """Load a file that the log never knew; what it knows and calls removed stays removed."""
-        checkpoints = self._checkpoints(name)
-        _, history = self._history(name)
-        if key in map(str, history.iterations):
-            raise _missing(name, key, history)
-        for path in (checkpoints / key, checkpoints / "iterations" / key):
-            if not path.resolve().is_relative_to(checkpoints.resolve()):
-                raise ValueError(f"the key {key!r} leads out of the checkpoints of run {name!r}")
-            if path.is_file():
+        history = WeightsHistory.of(self._base.log.read_stream(weights_stream(name)))
+        if self._names is not None and key not in map(str, history.iterations):
+            path = self._names.unrecorded(name, key)
+            if path is not None:
                 with path.open("rb") as file:
                     return weights_file.load(file)
         raise _missing(name, key, history)
-
-    def _mend_link(self, name: str, stored: WeightsStored) -> None:
-        if self._base.read_only or _is_same_file(
-            self._link_path(name, stored.iteration), self._base.path / stored.path
-        ):
-            return
-        with _only_logged("the link to the weights of iteration %d of %s", stored.iteration, name):
-            self._derive(name, iterations=[stored.iteration])
-
-    def _derive(
-        self,
-        name: str,
-        *,
-        iterations: Iterable[int] = (),
-        choices: Iterable[tuple[str, str]] = (),
-    ) -> None:
-        """Bring links and JSON files to what the log says, until it has said nothing new meanwhile."""
-        while True:
-            version, history = self._history(name)
-            for iteration in iterations:
-                if (stored := history.stored.get(iteration)) is not None:
-                    self._link(name, stored)
-                elif iteration in history.iterations:
-                    files.unlink(self._link_path(name, iteration))
-            for choice in choices:
-                self._write_choice(name, choice, history.best.get(choice))
-            if self._base.log.stream_version(_stream(name)) == version:
-                return
-
-    def _link_path(self, name: str, iteration: int) -> Path:
-        return self._checkpoints(name) / "iterations" / str(iteration)
-
-    def _link(self, name: str, stored: WeightsStored) -> None:
-        link, payload = self._link_path(name, stored.iteration), self._base.path / stored.path
-        # Renaming one of two links to one file over the other does nothing, and says nothing.
-        if _is_same_file(link, payload):
-            return
-        files.make_directories(link.parent, like=self._base.path)
-        new = link.with_name(f".{link.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            _link_or_point(payload, new)
-            files.rename(new, link)
-        except OSError:
-            # A second name would keep the payload's bytes on the disk after it is removed.
-            with contextlib.suppress(OSError):
-                files.unlink(new)
-            raise
-
-    def _write_choice(self, name: str, choice: tuple[str, str], iteration: int | None) -> None:
-        path = self._checkpoints(name) / choice_file(*choice)
-        # DaCapo's own store has left a link here, which would go on naming what was best before.
-        link = path.with_name(path.name.removesuffix(".json"))
-        if link.is_symlink():
-            files.unlink(link)
-        if iteration is None:
-            files.unlink(path)
-            return
-        files.make_directories(path.parent, like=self._base.path)
-        files.replace_text(path, json.dumps({"iteration": iteration}), like=self._base.path)
-
-    def _trace(self, run: TrainableRun, name: str) -> None:
-        """Leave ``trace.pt`` beside the first weights of a run, if its model can be traced at all."""
-        path = self._checkpoints(name) / "trace.pt"
-        if name in self._traced or path.exists() or not hasattr(run, "architecture"):
-            return
-        self._traced.add(name)
-        new = path.with_name(f".trace.{uuid.uuid4().hex}.tmp")
-        try:
-            files.make_directories(path.parent, like=self._base.path)
-            with files.new_file(new, like=self._base.path) as (descriptor, _):
-                weights_file.save_trace(run.model, run.architecture, new)
-                files.sync_file(descriptor)
-                files.rename(new, path)
-        except Exception:
-            # A model that cannot be traced trains as well as any other: its weights are stored already.
-            logger.info("The model of run %s cannot be traced; its weights are stored.", name, exc_info=True)
 
 
 def _state_of(run: TrainableRun) -> dict[str, Any]:
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     return {part: weights_file.plain_state(content) for part, content in state.items()}
-
-
-def _stream(name: str) -> str:
-    return f"weights/{name}"
 
 
 def _missing(name: str, iteration: int | str, history: WeightsHistory) -> WeightsMissingError:
@@ -635,46 +517,3 @@ def _dataset_name(dataset: Any) -> str:
     """A dataset is known by its name, whichever way it is given; anything else by its text."""
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", None)
     return name if isinstance(name, str) else str(dataset)
-
-
-def choice_file(dataset: str, criterion: str) -> Path:
-    """Where the best weights are written down for people, relative to the run's checkpoints."""
-    return Path(_file_name(dataset, reserved=_OWN_FOLDERS), f"{_file_name(criterion)}.json")
-
-
-def _file_name(name: str, *, reserved: frozenset[str] = frozenset()) -> str:
-    """A file name for any text, another one for each; ordinary names stay as they are."""
-    if _PLAIN_NAME.fullmatch(name) and name not in reserved:
-        return name
-    encoded = urllib.parse.quote(name, safe=" !#$&'()*+,;=:@[]")
-    if "%" in encoded and not encoded.startswith("."):
-        return encoded
-    return f"%{ord(encoded[0]):02X}{encoded[1:]}" if encoded else "%"
-
-
-def _link_or_point(payload: Path, new: Path) -> None:
-    """A hard link to a payload or, where the disk has none, a symbolic one."""
-    try:
-        files.link(payload, new)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        # A relative one survives moving the base, too.
-        new.symlink_to(os.path.relpath(payload, new.parent))
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except FileNotFoundError:
-        return False
-
-
-@contextlib.contextmanager
-def _only_logged(what: str, *arguments: Any) -> Iterator[None]:
-    """For derived files: the event stands, so a disk that refuses them is no reason to stop a training."""
-    try:
-        yield
-    except OSError:
-        what %= arguments
-        logger.warning("Left to repair_links(), because the disk refused it: %s", what, exc_info=True)

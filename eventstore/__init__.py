@@ -38,7 +38,14 @@ from eventstore.model import (
     StreamAppend,
     Verdict,
 )
-from eventstore.storage.addresses import Address, cache_folder, compact_log, is_address, verify_log
+from eventstore.storage.addresses import (
+    Address,
+    cache_folder,
+    compact_log,
+    is_address,
+    open_bucket,
+    verify_log,
+)
 from eventstore.storage.doctor import Diagnosis, examine
 from eventstore.storage.local.copying import LogCopy, copy_log
 from eventstore.storage.local.filesystem import NetworkFileSystemWarning, network_file_system
@@ -96,6 +103,7 @@ __all__ = [
     "examine",
     "is_address",
     "network_file_system",
+    "open_bucket",
     "plan_reencoding",
     "plan_repair",
     "reencode_log",

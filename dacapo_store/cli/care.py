@@ -78,13 +78,13 @@ def verify(
     if position is not None and expect is None:
         raise ValueError("--position goes with --expect")
     root = base_of(base)
-    place, log_place = (root, log_of(root)) if isinstance(root, Path) else _at_address(root)
+    log_place = log_of(root) if isinstance(root, Path) else _log_at(root)
     with progress("verifying the log") as report:
         verdict = verify_log(log_place, expect=expect, progress=report)
     checked, findings = 0, list[PayloadFinding]()
     if log_place != root and verdict.ok:
         with EventLog.open(log_place, read_only=True) as log, progress("looking at weights") as report:
-            checked, findings = check_payloads(place, log, digests=artifacts, progress=report)
+            checked, findings = check_payloads(root, log, digests=artifacts, progress=report)
     matches = expect is None or (verdict.expected_at is not None and position in (None, verdict.expected_at))
     if as_json:
         say_json(
@@ -109,11 +109,10 @@ def verify(
         raise typer.Exit(EXIT_PROBLEM)
 
 
-def _at_address(base: str) -> tuple[Path, str | Path]:
+def _log_at(base: str) -> str | Path:
     from dacapo_store.location import Location
 
-    location = Location.of(base)
-    return location.files, location.log
+    return Location.of(base).log
 
 
 def _say_verdict(verdict: Verdict, expect: str | None, position: int | None) -> None:
@@ -245,8 +244,13 @@ def gc(
         ),
     ] = "all",
     grace: Annotated[
-        float, typer.Option(help="Leave files alone that changed in the last HOURS.", min=0)
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Leave files alone that changed in the last HOURS: 1, or 24 in a bucket.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -261,7 +265,7 @@ def gc(
     work = collect_garbage if yes else plan_gc
     number = _number_to_keep(keep)
     with progress("deleting" if yes else "looking for garbage"):
-        plan = work(base_of(base), keep=number, grace_seconds=grace * 3600)
+        plan = work(base_of(base), keep=number, grace_seconds=None if grace is None else grace * 3600)
     if as_json:
         say_json(plan)
     else:
@@ -308,7 +312,7 @@ def compact(
 
     place = base_of(base)
     if not isinstance(place, Path):
-        made = 0 if dry_run else compact_log(str(_at_address(place)[1]))
+        made = 0 if dry_run else compact_log(str(_log_at(place)))
         say_json({"segments": made}) if as_json else say(f"{count(made, 'segment')} made")
         return
     log_folder, seconds = log_of(place), grace * 60

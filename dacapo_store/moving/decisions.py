@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from dacapo_store import converter
+from dacapo_store.checkpoint_names import choice_file
 from dacapo_store.events import EVENT_TYPES, ArrayRecorded, BestWeightsChosen, ConfigStored, WeightsStored
 from dacapo_store.history import becoming, folded, storing
 from dacapo_store.moving.found import (
@@ -31,7 +32,6 @@ from dacapo_store.moving.found import (
 from dacapo_store.moving.upstream_files import best_iteration
 from dacapo_store.rows import TrainingRows, ValidationRows
 from dacapo_store.weights_history import WeightsHistory
-from dacapo_store.weights_store import choice_file
 from eventstore import derived_id, tagged_json
 
 if TYPE_CHECKING:

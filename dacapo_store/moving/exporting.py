@@ -40,7 +40,7 @@ from dacapo_store.moving.progress import Progress, Reading
 from dacapo_store.moving.stats_documents import training_documents, validation_documents
 from dacapo_store.moving.zarr_trees import copy_tree, tree_bytes
 from dacapo_store.names import RESERVED_RUN_NAMES
-from dacapo_store.payload_copies import bring
+from dacapo_store.payload_place import FolderPayloads
 from dacapo_store.stats_store import FileStatsStore
 from eventstore import files, tagged_json
 
@@ -313,7 +313,8 @@ class _Exporter:
             return
         if self.link:
             artifacts.verify_file(self.base.path, stored)
-        self.copied_bytes += bring(source, self.target, replace(stored, path=place), link=self.link)
+        target = FolderPayloads(self.target)
+        self.copied_bytes += target.bring(source, replace(stored, path=place), link=self.link)
 
     def _write_best(self, run: str, dataset: str, criterion: str, iteration: int, time: datetime) -> None:
         checkpoints = (run, "checkpoints")

@@ -64,7 +64,7 @@ from dacapo_store.moving.found import (
 )
 from dacapo_store.moving.progress import Progress, Reading
 from dacapo_store.moving.zarr_trees import ZarrArray, copy_tree
-from dacapo_store.payload_copies import bring
+from dacapo_store.payload_place import FolderPayloads
 from dacapo_store.weights_file import WeightsUnsafeError
 from dacapo_store.weights_store import LocalWeightsStore
 from eventstore import (
@@ -340,7 +340,7 @@ class _Importer:
 
     def _bring_weights(self, found: FoundWeights, artifact: Artifact) -> WeightsStored:
         if not self.dry_run:
-            self.copied_bytes += bring(found.file, self.target, artifact, link=self.link)
+            self.copied_bytes += FolderPayloads(self.target).bring(found.file, artifact, link=self.link)
         return WeightsStored(
             found.run,
             found.iteration,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from eventstore.model import Progress, Verdict, no_progress
@@ -22,8 +22,12 @@ from eventstore.storage.numbered import CACHE_BYTES_MAX, PATIENCE_SECONDS, Commi
 from eventstore.storage.protocol import Storage
 from eventstore.storage.shared import folder_of
 
+if TYPE_CHECKING:
+    from eventstore.storage.bucket import Bucket
+
 CACHE_VARIABLE: Final = "DACAPO_STORE_CACHE"
 
+_BUCKETS: Final = ("s3", "gs", "az")
 _PATHS: Final = ("file://", "local://")
 _SHARED_HEAD: Final = "log/00000000000000000000.arrow"
 
@@ -89,6 +93,11 @@ class Address(NamedTuple):
         if scheme.lower() == "shared":
             location = f"shared://{folder_of(location)}"
         return cls(scheme.lower(), location, options)
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether it is a place in a bucket."""
+        return self.scheme in _BUCKETS
 
     @property
     def folder(self) -> Path | None:
@@ -186,6 +195,25 @@ def open_store(address: Address, *, read_only: bool) -> CommitStore:
     """The engine that keeps the commits at an address."""
     opens: Callable[..., CommitStore] = importlib.import_module(_ENGINES[address.scheme].module).open_store
     return opens(address.location, options=address.options, read_only=read_only)
+
+
+def open_bucket(address: str) -> Bucket:
+    """The files at an ``s3://``, ``gs://`` or ``az://`` address, for what lies beside a log.
+
+    Nothing is asked of the store yet.
+
+    Raises:
+        ValueError: The address names no bucket, or an option is not known; the text lists those.
+    """
+    from eventstore.storage.bucket import Bucket
+
+    parts = Address.parse(address)
+    if not parts.is_bucket:
+        raise ValueError(f"{parts.scheme}:// is no bucket: files are kept in one of s3://, gs://, az://")
+    options = dict(parts.options)
+    patience_seconds = _number(options, "patience_seconds", PATIENCE_SECONDS)
+    options.pop("cache_bytes_max", None)
+    return Bucket(parts.location, options, patience_seconds=patience_seconds)
 
 
 def _open_numbered(address: str, *, read_only: bool, options: Mapping[str, str]) -> NumberedStorage:

@@ -40,6 +40,8 @@ _AT_ONCE: Final = 16
 _TRIES: Final = 3
 _PART_BYTES: Final = 8 << 20
 _PARTS_AT_ONCE: Final = 4
+_REPETITIONS: Final = 10
+_BACKOFF_SECONDS_MAX: Final = 2.0
 _COMMON: Final = ("endpoint", "allow_http", "anonymous", "timeout_seconds")
 _KNOWN: Final[Mapping[str, Sequence[str]]] = {
     "s3": (*_COMMON, "region", "virtual_hosted_style"),
@@ -94,6 +96,16 @@ def open_store(location: str, *, options: Mapping[str, str], read_only: bool) ->
         ValueError: The address names no bucket, or an option is not known; the text lists those.
     """
     del read_only
+    check_address(location, options)
+    return ObjectCommits(location, options)
+
+
+def check_address(location: str, options: Mapping[str, str]) -> None:
+    """Return when an address names a bucket, with options that are known.
+
+    Raises:
+        ValueError: It does not; the text says what is known.
+    """
     scheme = urlsplit(location).scheme
     unknown = options.keys() - set(_KNOWN[scheme])
     if unknown:
@@ -104,7 +116,6 @@ def open_store(location: str, *, options: Mapping[str, str], read_only: bool) ->
         )
     if not urlsplit(location).netloc:
         raise ValueError(f"{location} names no bucket: {scheme}://bucket/prefix")
-    return ObjectCommits(location, options)
 
 
 class ObjectCommits:
@@ -196,7 +207,7 @@ class ObjectCommits:
         """What does the requests, made on first use."""
         with self._turn:
             if self._client is None:
-                if _started_in in (None, os.getpid()):
+                if runtime_is_own():
                     self._client = _Direct(self.address, self._options)
                 else:
                     self._client = Helper(
@@ -271,14 +282,9 @@ class _Direct:
     """Requests by obstore, in this process."""
 
     def __init__(self, location: str, options: Mapping[str, str]) -> None:
-        global _started_in  # noqa: PLW0603 - obstore has one runtime for a process
-        try:
-            from obstore import exceptions
-        except ImportError as error:
-            raise ImportError(
-                f"{location} needs the package obstore: pip install 'dacapo-store[objects]'"
-            ) from error
-        self._store = _store(location, options)
+        self._store = object_store(location, options)
+        from obstore import exceptions
+
         self._exists = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
         self._refused = (
             exceptions.PermissionDeniedError,
@@ -287,7 +293,6 @@ class _Direct:
             FileNotFoundError,  # there is no such bucket
         )
         self._failed = exceptions.BaseError
-        _started_in = os.getpid()
 
     def create(self, name: str, data: bytes) -> bool:
         """See ``Client.create``."""
@@ -298,11 +303,11 @@ class _Direct:
         except self._exists:
             return False
         except self._refused as error:
-            raise RefusedError(_briefly(error)) from error
+            raise RefusedError(briefly(error)) from error
         except (self._failed, OSError) as error:
             if _is_conflict(error):
                 return False
-            raise UnclearError(_briefly(error)) from error
+            raise UnclearError(briefly(error)) from error
         return True
 
     def get(self, name: str) -> bytes | None:
@@ -352,28 +357,48 @@ class _Direct:
         try:
             return question()
         except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
-                raise FileNotFoundError(_briefly(error)) from error
+            if is_without_bucket(error):
+                raise FileNotFoundError(briefly(error)) from error
             return None
         except self._refused as error:
-            raise PermissionError(_briefly(error)) from error
+            raise PermissionError(briefly(error)) from error
         except (self._failed, OSError) as error:
-            raise UnclearError(_briefly(error)) from error
+            raise UnclearError(briefly(error)) from error
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except self._refused as error:
-            raise RefusedError(_briefly(error)) from error
+            raise RefusedError(briefly(error)) from error
         except (self._failed, OSError) as error:
-            raise UnclearError(_briefly(error)) from error
+            raise UnclearError(briefly(error)) from error
 
 
-def _store(location: str, options: Mapping[str, str]) -> ObjectStore:
-    """The object of obstore for an address. It reads the environment variables of each ecosystem itself."""
-    from obstore import store
+def runtime_is_own() -> bool:
+    """Whether obstore can be used in this process: not where its runtime was started before a fork."""
+    return _started_in in (None, os.getpid())
 
+
+def object_store(location: str, options: Mapping[str, str], *, patience_seconds: float = 0.0) -> ObjectStore:
+    """The object of obstore for an address. It reads the environment variables of each ecosystem itself.
+
+    Args:
+        location: The address.
+        options: Its options.
+        patience_seconds: For so long obstore repeats a request by itself; 0 for once only.
+
+    Raises:
+        ImportError: obstore is not installed.
+    """
+    global _started_in  # noqa: PLW0603 - obstore has one runtime for a process
+    try:
+        from obstore import store
+    except ImportError as error:
+        raise ImportError(
+            f"{location} needs the package obstore: pip install 'dacapo-store[objects]'"
+        ) from error
+    _started_in = os.getpid()
     parts = urlsplit(location)
     config: dict[str, Any] = {_NAMES[name]: value for name, value in options.items() if name in _NAMES}
     allow_http = options.get("allow_http", "").lower() in ("1", "true", "yes")
@@ -384,7 +409,11 @@ def _store(location: str, options: Mapping[str, str]) -> ObjectStore:
             "allow_http": allow_http or options.get("endpoint", "").startswith("http://"),
             "timeout": timedelta(seconds=float(options.get("timeout_seconds", TIMEOUT_SECONDS))),
         },
-        "retry_config": {"max_retries": 0},
+        "retry_config": {
+            "max_retries": _REPETITIONS if patience_seconds else 0,
+            "retry_timeout": timedelta(seconds=patience_seconds),
+            "backoff": {"max_backoff": timedelta(seconds=_BACKOFF_SECONDS_MAX)},
+        },
     }
     match parts.scheme:
         case "gs":
@@ -420,7 +449,12 @@ def _is_conflict(error: Exception) -> bool:
     return "409 Conflict" in str(error)
 
 
-def _briefly(error: Exception) -> str:
+def is_without_bucket(error: Exception) -> bool:
+    """Whether not an object is missing, but the bucket."""
+    return "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error)
+
+
+def briefly(error: Exception) -> str:
     """An error's text without its debug output."""
     return str(error).split("\n\nDebug source:", maxsplit=1)[0].strip()
 

@@ -55,13 +55,6 @@ def test_the_stores_work_on_a_bucket(server: FaultyServer, tmp_path: Path) -> No
     }
 
 
-def test_a_bucket_needs_a_folder_for_files(server: FaultyServer) -> None:
-    """Weights in the bucket itself are not there; a base must say where they lie."""
-    with pytest.raises(ValueError, match=r"add \?files="):
-        Base.at(server.address("base"))
-    assert server.objects == {}
-
-
 def test_a_fresh_host_begins_with_what_another_has_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dacapo_store import LocalArrayStore, LocalWeightsStore
 from dacapo_store.base import Base
+from dacapo_store.checkpoint_names import CheckpointNames
 from eventstore import StreamAppend, files
 from tools.torture import kill
 from tools.torture.mutations.breaking import Breaks, Family, Hunt, Noticed, Patch, nothing
@@ -77,7 +78,7 @@ def _move_arrays_unrecorded(patch: Patch) -> None:
 
 
 def _name_weights_before_they_are_there(patch: Patch) -> None:
-    write, link = LocalWeightsStore._write, LocalWeightsStore._link  # noqa: SLF001
+    write, link = LocalWeightsStore._write, CheckpointNames.link  # noqa: SLF001
 
     def write_aside(store: LocalWeightsStore, *arguments: Any) -> Any:
         stored = write(store, *arguments)
@@ -85,14 +86,14 @@ def _name_weights_before_they_are_there(patch: Patch) -> None:
         path.rename(path.with_suffix(".aside"))
         return stored
 
-    def link_in_place(store: LocalWeightsStore, name: str, stored: Any) -> None:
-        path = Path(str(store.basedir)) / stored.path
+    def link_in_place(names: CheckpointNames, name: str, stored: Any) -> None:
+        path = names.root / stored.path
         with contextlib.suppress(FileNotFoundError):
             path.with_suffix(".aside").rename(path)
-        link(store, name, stored)
+        link(names, name, stored)
 
     patch.set(LocalWeightsStore, "_write", write_aside)
-    patch.set(LocalWeightsStore, "_link", link_in_place)
+    patch.set(CheckpointNames, "link", link_in_place)
 
 
 @dataclass(frozen=True)
