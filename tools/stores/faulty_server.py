@@ -1,13 +1,15 @@
 """An object store over HTTP, in memory, that can be told to misbehave as networks and stores do.
 
-It knows ``PUT`` with ``If-None-Match: *``, ``GET`` of all or a part, uploads in parts, listings and
-deletions, in the dialect of S3, one bucket, no signatures.
+It knows ``PUT`` with ``If-None-Match: *``, ``GET`` of ranges, uploads in parts, deletions and listings, in
+the dialect of S3, one bucket, no signatures.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
+import html
 import random
 import re
 import secrets
@@ -15,11 +17,11 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import ClassVar, Self
-from urllib.parse import parse_qs, urlsplit
-from xml.sax.saxutils import escape, unescape
+from urllib.parse import parse_qsl, unquote
 
 FAULTS = ("lost answer", "lost request", "conflict", "slow down", "throttled", "late")
 """What may happen to a request: the answer, or all of it, is lost; 409; 503; 429; it takes its time."""
@@ -37,9 +39,11 @@ class FaultyServer:
     Attributes:
         objects: What is in it, by path.
         modified: When each of them was put there, in seconds since 1970.
+        uploads: What was begun in parts and not completed: path and parts, by upload.
         counts: How often each fault happened.
         requests: How many there were of each kind: ``create``, ``put``, ``get``, ``missed`` (a ``get`` of
-            what is not there), ``list``, ``delete``.
+            what is not there), ``head``, ``list``, ``delete``.
+        connections: How many clients are connected.
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class FaultyServer:
         latency_seconds: float = 0.0,
     ) -> None:
         self.objects: dict[str, bytes] = {}
-        self.counts = dict.fromkeys(FAULTS, 0)
+        self.uploads: dict[str, tuple[str, dict[int, bytes]]] = {}
         self.modified: dict[str, float] = {}
+        self.counts = dict.fromkeys(FAULTS, 0)
         self.requests: Counter[str] = Counter()
-        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.connections = 0
         self.share = share
         self.latency_seconds = latency_seconds
         self._dice = random.Random(seed)  # noqa: S311 - dice
@@ -99,9 +104,47 @@ class FaultyServer:
         with self._turn:
             if if_absent and self._honours_conditions and path in self.objects:
                 return False
-            self.objects[path] = data
-            self.modified[path] = time.time()
+            self._keep(path, data)
             return True
+
+    def begin(self, path: str) -> str:
+        """Begin an upload in parts; its id."""
+        upload = secrets.token_hex(8)
+        with self._turn:
+            self.uploads[upload] = (path, {})
+        return upload
+
+    def put_part(self, upload: str, number: int, data: bytes) -> bool:
+        """Keep a part; False when there is no such upload."""
+        with self._turn:
+            if upload not in self.uploads:
+                return False
+            self.uploads[upload][1][number] = data
+            return True
+
+    def complete(self, upload: str, numbers: Sequence[int]) -> bool:
+        """Make an object of the parts; False when there is no such upload, perhaps not any more."""
+        with self._turn:
+            if upload not in self.uploads:
+                return False
+            path, parts = self.uploads.pop(upload)
+            self._keep(path, b"".join(parts[number] for number in numbers))
+            return True
+
+    def _keep(self, path: str, data: bytes) -> None:
+        self.objects[path] = data
+        self.modified[path] = time.time()
+
+    def take_away(self, paths: Iterable[str]) -> None:
+        """Delete objects."""
+        with self._turn:
+            for path in paths:
+                self.objects.pop(path, None)
+
+    def listed(self, prefix: str) -> dict[str, bytes]:
+        """The objects whose paths begin so, in order."""
+        with self._turn:
+            return {path: data for path, data in sorted(self.objects.items()) if path.startswith(prefix)}
 
     def note(self, kind: str) -> None:
         """Count a request."""
@@ -116,89 +159,129 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        super().setup()
+        self.store.connections += 1
+
+    def finish(self) -> None:
+        super().finish()
+        self.store.connections -= 1
+
     def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data, query = self._body(), self._query
         if_absent = self.headers.get("If-None-Match") == "*"
         self.store.note("create" if if_absent else "put")
-        fault = self.store.fault()
-        if self._refused(fault) or (fault == "conflict" and self._answer(409, b"ConditionalRequestConflict")):
+        if data is None or self._refused(fault := self.store.fault()):
             return
-        if "uploadId" in self._query:
-            self.store.uploads[self._query["uploadId"]][int(self._query["partNumber"])] = data
-            made = True
-        else:
-            made = self.store.put(self._path, data, if_absent=if_absent)
-        if fault == "lost answer":
-            self._hang_up()
-        else:
-            self._answer(200 if made else 412, b"" if made else b"PreconditionFailed")
+        if "partNumber" in query:
+            kept = self.store.put_part(query["uploadId"], int(query["partNumber"]), data)
+            self._answer_unless_lost(fault, 200 if kept else 404, _NO_UPLOAD if not kept else b"")
+            return
+        if fault == "conflict" and self._answer(409, b"ConditionalRequestConflict"):
+            return
+        made = self.store.put(self._path, data, if_absent=if_absent)
+        self._answer_unless_lost(fault, 200 if made else 412, b"" if made else b"PreconditionFailed")
 
-    def do_GET(self) -> None:
-        is_listing = "list-type" in self._query
-        data = self.store.objects.get(self._path)
-        self.store.note("list" if is_listing else "missed" if data is None else "get")
+    def do_POST(self) -> None:
+        data, query = self._body(), self._query
+        self.store.note("delete" if "delete" in query else "put")
+        if data is None or self._refused(fault := self.store.fault()):
+            return
+        body = data.decode()
+        if "uploads" in query:
+            upload = self.store.begin(self._path)
+            text = f"<Bucket/><Key/><UploadId>{upload}</UploadId>"
+            self._answer_unless_lost(fault, 200, _xml("InitiateMultipartUploadResult", text))
+        elif "delete" in query:
+            names = [html.unescape(name) for name in re.findall("<Key>(.*?)</Key>", body)]
+            self.store.take_away([f"{self._path.rstrip('/')}/{name}" for name in names])
+            text = "".join(f"<Deleted><Key>{html.escape(name)}</Key></Deleted>" for name in names)
+            self._answer_unless_lost(fault, 200, _xml("DeleteResult", text))
+        else:
+            numbers = [int(number) for number in re.findall("<PartNumber>(.*?)</PartNumber>", body)]
+            made = self.store.complete(query["uploadId"], numbers)
+            answer = (
+                _xml("CompleteMultipartUploadResult", "<ETag>&quot;0&quot;</ETag>") if made else _NO_UPLOAD
+            )
+            self._answer_unless_lost(fault, 200 if made else 404, answer)
+
+    def do_DELETE(self) -> None:
+        self.store.note("delete")
         fault = self.store.fault()
         if self._refused(fault):
             return
-        if fault == "lost answer":
-            self._hang_up()
-        elif is_listing:
-            self._answer(200, self._listing())
-        elif data is None:
-            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        elif wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
-            first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
-            self._answer(206, data[first : last + 1], f"bytes {first}-{last}/{len(data)}")
+        if "uploadId" in self._query:
+            self.store.uploads.pop(self._query["uploadId"], None)
         else:
-            self._answer(200, data)
+            self.store.take_away([self._path])
+        self._answer_unless_lost(fault, 204, b"")
 
-    def do_POST(self) -> None:
-        """An upload in parts begins or ends, or objects are deleted."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        self.store.note("delete" if "delete" in self._query else "put")
-        if self._refused(self.store.fault()):
+    def do_GET(self) -> None:
+        is_listing, data = "list-type" in self._query, self.store.objects.get(self._path)
+        kind = "list" if is_listing else "missed" if data is None else "get"
+        self.store.note("head" if self.command == "HEAD" else kind)
+        fault = self.store.fault()
+        if self._refused(fault):
             return
-        if "delete" in self._query:
-            names = re.findall("<Key>(.*?)</Key>", body)
-            for name in names:
-                self.store.objects.pop(f"{self._path.rstrip('/')}/{unescape(name)}", None)
-            deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
-            self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
-        elif "uploads" in self._query:
-            upload = secrets.token_hex(8)
-            self.store.uploads[upload] = {}
-            self._answer(200, _xml("InitiateMultipartUploadResult", UploadId=upload))
+        if is_listing:
+            self._answer_unless_lost(fault, 200, self._listing())
+            return
+        if data is None:
+            self._answer_unless_lost(fault, 404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if wanted is None:
+            self._answer_unless_lost(fault, 200, data)
+            return
+        start, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+        if start > last:
+            self._answer_unless_lost(fault, 416, b"InvalidRange")
         else:
-            parts = self.store.uploads.pop(self._query["uploadId"])
-            self.store.put(self._path, b"".join(parts[each] for each in sorted(parts)), if_absent=False)
-            self._answer(200, _xml("CompleteMultipartUploadResult", ETag="0"))
+            content_range = {"Content-Range": f"bytes {start}-{last}/{len(data)}"}
+            self._answer_unless_lost(fault, 206, data[start : last + 1], content_range)
 
-    def do_DELETE(self) -> None:
-        """An upload in parts is given up."""
-        self.store.uploads.pop(self._query.get("uploadId", ""), None)
-        self._answer(204, b"")
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _listing(self) -> bytes:
+        prefix = self._query.get("prefix", "")
         bucket = f"{self._path.rstrip('/')}/"
-        found = "".join(
-            f"<Contents><Key>{escape(path.removeprefix(bucket))}</Key><Size>{len(data)}</Size>"
-            f"<LastModified>{_time(self.store.modified[path])}</LastModified></Contents>"
-            for path, data in sorted(
-                item
-                for item in self.store.objects.items()
-                if item[0].startswith(bucket + self._query.get("prefix", ""))
-            )
-        )
-        return f"<ListBucketResult>{found}<IsTruncated>false</IsTruncated></ListBucketResult>".encode()
+        files, folders = [], set()
+        for path, data in self.store.listed(bucket + prefix).items():
+            name = path.removeprefix(bucket)
+            head, slash, _ = name[len(prefix) :].partition("/")
+            if slash and "delimiter" in self._query:
+                folders.add(f"{prefix}{head}/")
+            else:
+                tag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+                modified = dt.datetime.fromtimestamp(self.store.modified[path], dt.UTC)
+                files.append(
+                    f"<Contents><Key>{html.escape(name)}</Key>"
+                    f"<LastModified>{modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+                    f"<ETag>&quot;{tag}&quot;</ETag><Size>{len(data)}</Size></Contents>"
+                )
+        files += [
+            f"<CommonPrefixes><Prefix>{html.escape(each)}</Prefix></CommonPrefixes>"
+            for each in sorted(folders)
+        ]
+        return _xml("ListBucketResult", "<IsTruncated>false</IsTruncated>" + "".join(files))
 
-    @property
-    def _path(self) -> str:
-        return self.path.partition("?")[0]
+    def _body(self) -> bytes | None:
+        """What came with the request; None where its sender has gone before all of it was sent."""
+        count = int(self.headers.get("Content-Length", 0))
+        data = self.rfile.read(count)
+        if len(data) == count:
+            return data
+        self._hang_up()
+        return None
 
     @property
     def _query(self) -> dict[str, str]:
-        parsed = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
-        return {name: values[0] for name, values in parsed.items()}
+        return dict(parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
+
+    @property
+    def _path(self) -> str:
+        return unquote(self.path.partition("?")[0])
 
     def _refused(self, fault: str | None) -> bool:
         match fault:
@@ -215,15 +298,24 @@ class _Handler(BaseHTTPRequestHandler):
                 return False
         return True
 
-    def _answer(self, status: int, body: bytes, content_range: str | None = None) -> bool:
+    def _answer_unless_lost(
+        self, fault: str | None, status: int, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        if fault == "lost answer":
+            self._hang_up()
+        else:
+            self._answer(status, body, headers)
+
+    def _answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> bool:
         self.send_response(status)
-        if content_range is not None:
-            self.send_header("Content-Range", content_range)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", '"0"')
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
         self.wfile.flush()
         return True
 
@@ -236,10 +328,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _time(seconds: float) -> str:
-    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%S.000Z}"
+def _xml(name: str, content: str) -> bytes:
+    return f'<?xml version="1.0"?><{name}>{content}</{name}>'.encode()
 
 
-def _xml(name: str, **fields: str) -> bytes:
-    inside = "".join(f"<{each}>{escape(value)}</{each}>" for each, value in fields.items())
-    return f"<{name}>{inside}</{name}>".encode()
+_NO_UPLOAD = b"<Error><Code>NoSuchUpload</Code></Error>"

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 import yaml
 
-from dacapo_store import array_store, base, names, weights_store
+from dacapo_store import array_store, base, checkpoint_names, names, weights_store
 from tools.torture import fuzz
 from tools.torture.damage import Tally
 from tools.torture.mutations.breaking import Breaks, Family, Hunt, Noticed, Patch
@@ -32,7 +32,7 @@ def _unpickle_everything(patch: Patch) -> None:
 
 
 def _believe_names(patch: Patch) -> None:
-    for module in (names, array_store, base, weights_store):
+    for module in (names, array_store, base, checkpoint_names, weights_store):
         if hasattr(module, "validate_run_name"):
             patch.set(module, "validate_run_name", lambda name: name)
 
