@@ -39,8 +39,11 @@ def import_(
     ] = None,
     *,
     into: Annotated[
-        Path | None,
-        typer.Option(help="The base that gets everything; default: BASE becomes one.", metavar="DIR"),
+        str | None,
+        typer.Option(
+            help="The base that gets everything, a directory or an address; default: BASE becomes one.",
+            metavar="BASE",
+        ),
     ] = None,
     from_mongo: Annotated[
         tuple[str, str] | None,
@@ -80,7 +83,7 @@ def import_(
     with _database(from_mongo) as database, progress("importing") as told:
         report = import_base(
             found,
-            into=into,
+            into=None if into is None else base_of(into),
             mongo=database,
             payloads="link" if link else "copy",
             array_digests=array_digests,

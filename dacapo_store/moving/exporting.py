@@ -19,14 +19,13 @@ import os
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dacapo_store import artifacts
 from dacapo_store.artifacts import Artifact
 from dacapo_store.backup import synced_log
 from dacapo_store.base import Base
@@ -35,11 +34,12 @@ from dacapo_store.location import Location
 from dacapo_store.moments import Moment, position_of
 from dacapo_store.moving import plain_yaml
 from dacapo_store.moving.alone import alone_in
+from dacapo_store.moving.containers import Containers, containers_at
 from dacapo_store.moving.found import UnreadableError, stamp_of
 from dacapo_store.moving.progress import Progress, Reading
 from dacapo_store.moving.stats_documents import training_documents, validation_documents
-from dacapo_store.moving.zarr_trees import copy_tree, tree_bytes
-from dacapo_store.names import RESERVED_RUN_NAMES
+from dacapo_store.moving.zarr_trees import tree_bytes
+from dacapo_store.payload_copies import copy_payload
 from dacapo_store.payload_place import FolderPayloads
 from dacapo_store.stats_store import FileStatsStore
 from eventstore import files, tagged_json
@@ -125,12 +125,12 @@ def export_base(
         OSError: The disk did not take something. Make room and repeat.
     """
     where, folder = Location.of(base), Path(target).expanduser().resolve()
-    root = where.files
+    root = Path(where.shown)
     if folder == root or root in folder.parents or folder in root.parents:
         raise ValueError(f"{folder} and the base {root} lie within each other: give a folder elsewhere")
     with synced_log(where) as log:
         position = position_of(log, at)
-        receipt = _receipt(root, log, position)
+        receipt = _receipt(where.shown, log, position)
     _check_target(folder, receipt)
     with contextlib.ExitStack() as held:
         if not dry_run:
@@ -141,6 +141,7 @@ def export_base(
             files.replace_text(folder / RECEIPT, json.dumps(receipt, indent=1) + "\n", like=folder)
         exporter = _Exporter(
             base=Base.at(base, as_of=position),
+            containers=containers_at(where.payloads),
             target=folder,
             link=payloads == "link",
             dry_run=dry_run,
@@ -152,9 +153,9 @@ def export_base(
     return exporter.report(position)
 
 
-def _receipt(root: Path, log: EventLog, position: int) -> dict[str, Any]:
+def _receipt(base: str, log: EventLog, position: int) -> dict[str, Any]:
     return {
-        "base": str(root),
+        "base": base,
         "log_id": log.log_id.hex(),
         "position": position,
         "chain": log.chain_at(position).hex(),
@@ -193,6 +194,7 @@ class _Exporter:
     """One call of ``export_base``."""
 
     base: Base
+    containers: Containers
     target: Path
     link: bool
     dry_run: bool
@@ -207,8 +209,8 @@ class _Exporter:
     def write_all(self) -> None:
         """Write everything, one kind after the other."""
         weights = self.base.query(_WEIGHTS).fetchall()
-        containers = list(_containers(self.base.path))
-        sizes = [tree_bytes(container) for container in containers]
+        containers = self.containers.names()
+        sizes = [self.containers.bytes(container) for container in containers]
         self.payload_bytes = self.progress.total = sum(row[3] for row in weights) + sum(sizes)
         for kind, name, document, time in self.base.query(_CONFIGS).fetchall():
             self._write("configs", ("configs", kind, f"{name}.yaml"), time, partial(_yaml, document))
@@ -223,7 +225,7 @@ class _Exporter:
     def report(self, position: int) -> ExportReport:
         """What became of it."""
         return ExportReport(
-            base=str(self.base.path),
+            base=self.base.location.shown,
             target=str(self.target),
             position=position,
             dry_run=self.dry_run,
@@ -274,7 +276,7 @@ class _Exporter:
         return self.target.joinpath(*parts)
 
     def _write_stats(self) -> None:
-        store = FileStatsStore(self.base.path / "stats", as_of=self.base.as_of)
+        store = FileStatsStore(self.base.location.inside("stats"), as_of=self.base.as_of)
         for run, time in self.base.query(_RUNS["training_stats"]).fetchall():
             parts = ("stats", "training_stats", run)
             self._write("training stats", parts, time, partial(self._training, store, run))
@@ -307,14 +309,12 @@ class _Exporter:
                 self.problems.append((place, str(error)))
 
     def _copy(self, stored: Artifact, place: str) -> None:
-        source = artifacts.locate(self.base.path, stored.path)
-        if self.dry_run:
-            source.stat()
-            return
-        if self.link:
-            artifacts.verify_file(self.base.path, stored)
-        target = FolderPayloads(self.target)
-        self.copied_bytes += target.bring(source, replace(stored, path=place), link=self.link)
+        payloads = self.base.payload_place
+        if not self.dry_run:
+            copy = FolderPayloads(self.target)
+            self.copied_bytes += copy_payload(payloads, copy, stored, link=self.link, path=place)
+        elif payloads.size(stored.path) is None:
+            raise FileNotFoundError(stored.path)
 
     def _write_best(self, run: str, dataset: str, criterion: str, iteration: int, time: datetime) -> None:
         checkpoints = (run, "checkpoints")
@@ -334,14 +334,13 @@ class _Exporter:
             link.symlink_to(leads_to)
         self._date(link, time)
 
-    def _write_container(self, container: Path, size: int) -> None:
-        place = container.relative_to(self.base.path).as_posix()
+    def _write_container(self, place: str, size: int) -> None:
         with self.progress.of(place, size):
             there = (self.target / place).exists() and tree_bytes(self.target / place) == size
             if not self.dry_run:
                 try:
-                    self.copied_bytes += copy_tree(
-                        container, self.target / place, link=self.link, like=self.target
+                    self.copied_bytes += self.containers.deliver(
+                        place, self.target / place, link=self.link, like=self.target
                     )
                 except FileNotFoundError as error:
                     self.problems.append((place, f"it was changed meanwhile: {error}"))
@@ -362,9 +361,3 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.read_bytes() == data
     except OSError:
         return False
-
-
-def _containers(root: Path) -> Iterator[Path]:
-    for run in sorted(root.iterdir()):
-        if run.is_dir() and run.name not in RESERVED_RUN_NAMES and not run.name.startswith("."):
-            yield from sorted(path for path in run.glob("*.zarr") if path.is_dir())

@@ -40,8 +40,10 @@ from dacapo_store.base import Base
 from dacapo_store.errors import DamagedArtifactError
 from dacapo_store.events import WeightsStored
 from dacapo_store.history import TRAINING
+from dacapo_store.location import Location
 from dacapo_store.moving import upstream_files
 from dacapo_store.moving.alone import alone_in
+from dacapo_store.moving.containers import Containers, containers_at
 from dacapo_store.moving.decisions import (
     MARK,
     Decision,
@@ -63,8 +65,8 @@ from dacapo_store.moving.found import (
     UnreadableError,
 )
 from dacapo_store.moving.progress import Progress, Reading
-from dacapo_store.moving.zarr_trees import ZarrArray, copy_tree
-from dacapo_store.payload_place import FolderPayloads
+from dacapo_store.moving.zarr_trees import ZarrArray
+from dacapo_store.payload_place import FolderPayloads, PayloadPlace, place_at
 from dacapo_store.weights_file import WeightsUnsafeError
 from dacapo_store.weights_store import LocalWeightsStore
 from eventstore import (
@@ -132,8 +134,8 @@ def import_base(
 
     Args:
         source: A base directory of DaCapo's; None with ``mongo`` for a database alone.
-        into: The base that gets everything; None makes the source itself a base, in which files stay
-            where they are.
+        into: The base that gets everything, a directory or an address; None makes the source itself a
+            base, in which files stay where they are.
         mongo: A database of DaCapo's (pymongo's ``Database``): configs and stats are taken from
             there, weights and arrays from ``source``.
         payloads: For another base: copy weights and arrays, or give the files second names, which is
@@ -151,9 +153,13 @@ def import_base(
     if source is None and (mongo is None or into is None):
         raise ValueError("give a base directory of DaCapo's, or a database and a base to import it into")
     root = None if source is None else Path(source).expanduser().resolve()
-    target = root if into is None else Path(into).expanduser().resolve()
-    assert target is not None, "one of the two was given"
-    _check_folders(root, target, needs_files=mongo is None)
+    given = root if into is None else into
+    assert given is not None, "one of the two was given"
+    location = Location.of(given)
+    in_place = root is not None and location.is_local and root == location.files
+    _check_source(root, needs_files=mongo is None)
+    if isinstance(location.payloads, Path):
+        _check_folders(root, location.payloads)
     findings = upstream_files.Findings() if root is None else upstream_files.findings_of(root)
     if mongo is not None:
         from dacapo_store.moving import upstream_mongo
@@ -162,13 +168,16 @@ def import_base(
         upstream_mongo.find(mongo, findings)
     with contextlib.ExitStack() as held:
         if not dry_run:
-            files.make_directories(target, like=_nearest_folder(target))
-            held.enter_context(alone_in(target))
+            # Of a base in a bucket this is a folder of this host: other hosts are told by the log itself.
+            files.make_directories(location.files, like=_nearest_folder(location.files))
+            held.enter_context(alone_in(location.files))
         importer = _Importer(
-            base=_opened(target, dry_run=dry_run),
-            target=target,
-            in_place=root == target,
-            link=root == target or payloads == "link",
+            base=_opened(location, dry_run=dry_run),
+            location=location,
+            place=place_at(location.payloads),
+            containers=containers_at(location.payloads),
+            in_place=in_place,
+            link=in_place or payloads == "link",
             array_digests=array_digests,
             dry_run=dry_run,
             progress=Reading(progress or (lambda *_: None)),
@@ -179,11 +188,14 @@ def import_base(
         return importer.report("" if root is None else str(root))
 
 
-def _check_folders(root: Path | None, target: Path, *, needs_files: bool) -> None:
+def _check_source(root: Path | None, *, needs_files: bool) -> None:
     if root is not None and not root.is_dir():
         raise ValueError(f"{root} is no folder")
     if root is not None and needs_files and not upstream_files.is_upstream_base(root):
         raise ValueError(f"{root} holds nothing of DaCapo's stores: no configs, stats or checkpoints")
+
+
+def _check_folders(root: Path | None, target: Path) -> None:
     if root is not None and root != target and (root in target.parents or target in root.parents):
         raise ValueError(f"{target} and {root} lie within each other: give a folder elsewhere")
     events = target / "events"
@@ -193,11 +205,11 @@ def _check_folders(root: Path | None, target: Path, *, needs_files: bool) -> Non
         )
 
 
-def _opened(target: Path, *, dry_run: bool) -> Base | None:
+def _opened(location: Location, *, dry_run: bool) -> Base | None:
     if not dry_run:
-        return Base.at(target)
+        return Base.at(location.name)
     try:
-        return Base.at(target, read_only=True) if (target / "events").is_dir() else None
+        return Base.at(location.name, read_only=True) if location.exists else None
     except LogNotFoundError:
         return None
 
@@ -211,7 +223,9 @@ class _Importer:
     """One call of ``import_base``."""
 
     base: Base | None
-    target: Path
+    location: Location
+    place: PayloadPlace
+    containers: Containers
     in_place: bool
     link: bool
     array_digests: bool
@@ -252,7 +266,7 @@ class _Importer:
                 self._make_links({each.run for each in ordered if isinstance(each, FoundWeights | FoundBest)})
 
     def _make_links(self, runs: Iterable[str]) -> None:
-        store = LocalWeightsStore(self.target)
+        store = LocalWeightsStore(self.location.name)
         for run in sorted(runs):
             store.repair_links(run)
 
@@ -260,7 +274,7 @@ class _Importer:
         """What became of it."""
         return ImportReport(
             source=source,
-            base=str(self.target),
+            base=self.location.shown,
             dry_run=self.dry_run,
             imported=dict(sorted(self.imported.items())),
             known=dict(sorted(self.known.items())),
@@ -314,7 +328,10 @@ class _Importer:
 
     def _is_own(self, found: FoundWeights, seen: Seen) -> bool:
         """Whether a file is a name that the base itself has given to one of its payloads."""
-        payloads = (artifacts.locate(self.target, path) for path in seen.payloads.get(found.iteration, ()))
+        if not isinstance(self.place, FolderPayloads):
+            return False
+        root = self.place.root
+        payloads = (artifacts.locate(root, path) for path in seen.payloads.get(found.iteration, ()))
         return any(payload.exists() and payload.samefile(found.file) for payload in payloads)
 
     def _read_weights(self, found: FoundWeights, size_in_view: int | None) -> Artifact:
@@ -340,7 +357,7 @@ class _Importer:
 
     def _bring_weights(self, found: FoundWeights, artifact: Artifact) -> WeightsStored:
         if not self.dry_run:
-            self.copied_bytes += FolderPayloads(self.target).bring(found.file, artifact, link=self.link)
+            self.copied_bytes += self.place.bring(found.file, artifact, link=self.link)
         return WeightsStored(
             found.run,
             found.iteration,
@@ -375,9 +392,7 @@ class _Importer:
     def _take_container(self, found: FoundContainer) -> None:
         if not self.in_place and not self.dry_run:
             try:
-                self.copied_bytes += copy_tree(
-                    found.folder, self.target / found.container, link=self.link, like=self.target
-                )
+                self.copied_bytes += self.containers.receive(found.folder, found.container, link=self.link)
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     raise

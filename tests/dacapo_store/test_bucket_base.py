@@ -205,6 +205,7 @@ def test_a_forked_child_stores_weights(address: str) -> None:
     if not pid:
         status = 1
         try:
+            torch.set_num_threads(1)  # the parent's threads are not here, and would be waited for
             wide = _run(features=2_000_000)
             store.store_weights(wide, 2)
             same = torch.equal(store.retrieve_weights("run_7", 2).model["weight"], wide.model.weight)
