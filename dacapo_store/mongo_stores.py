@@ -21,6 +21,7 @@ from dacapo_store.base import Base
 from dacapo_store.config_store import LogConfigStore
 from dacapo_store.errors import UnimportedDatabaseError
 from dacapo_store.stats_store import LogStatsStore
+from eventstore import is_address
 
 if TYPE_CHECKING:
     from dacapo_store.moments import Moment
@@ -33,7 +34,8 @@ def base_address(db_host: str, db_name: str, files: str | os.PathLike[str] | Non
     Args:
         db_host: ``localhost``, ``host:port`` or a connection string.
         db_name: The database.
-        files: The folder of weights, arrays and snapshots; None is one in the user's cache directory.
+        files: The folder of weights, arrays and snapshots, or the address of a bucket; None is a folder in
+            the user's cache directory.
 
     Raises:
         ValueError: Host or name are missing.
@@ -46,9 +48,12 @@ def base_address(db_host: str, db_name: str, files: str | os.PathLike[str] | Non
     from eventstore.storage.mongo import database_address
 
     address = database_address(db_host, db_name)
-    folder = _folder_of(address) if files is None else Path(files).expanduser().absolute()
+    if files is not None and is_address(files):
+        place = str(files)
+    else:
+        place = str(_folder_of(address) if files is None else Path(files).expanduser().absolute())
     separator = "&" if urlsplit(address).query else "?"
-    return f"{address}{separator}{urlencode({'files': str(folder)}, safe='/')}"
+    return f"{address}{separator}{urlencode({'files': place}, safe='/')}"
 
 
 def _folder_of(address: str) -> Path:
@@ -70,7 +75,8 @@ class _MongoStore:
     Args:
         db_host: ``localhost``, ``host:port`` or a connection string.
         db_name: The database.
-        files: The folder of this base's snapshots, and of weights and arrays where there are any.
+        files: The folder of this base's snapshots, and of weights and arrays where there are any; for
+            these, it may be the address of a bucket.
         read_only: Open the base without writing to it; it must be there.
         as_of: Look at the store as it was at this position or time, read-only.
 

@@ -86,7 +86,8 @@ class Options:
     def base_path(self) -> Path | str:
         """The base directory as an absolute path, as of the present working directory; or the address.
 
-        Of type ``mongo`` that is the database, with weights and arrays in ``runs_base_dir``, as in DaCapo.
+        Of type ``mongo`` that is the database, with weights and arrays in ``runs_base_dir``, as in DaCapo;
+        this may be the address of a bucket, then.
 
         Raises:
             ValueError: The type is ``mongo``, and host or database are missing.
@@ -95,7 +96,6 @@ class Options:
         if self.type == "mongo":
             from dacapo_store.mongo_stores import base_address
 
-            _expect(isinstance(directory, Path), "runs_base_dir", "a path, of type mongo", directory)
             return base_address(self.mongo_db_host or "", self.mongo_db_name or "", directory)
         return directory.absolute() if isinstance(directory, Path) else directory
 

@@ -306,3 +306,15 @@ def test_a_path_in_a_bucket_is_its_address(address: str) -> None:
     store.store_weights(_run(), 1)
     assert LocalWeightsStore(store.basedir).latest_iteration("run_7") == 1
     assert FileConfigStore(store.basedir / "configs").path == store.basedir / "configs"
+
+
+def test_a_site_with_mongodb_keeps_weights_in_a_bucket(address: str, mongodb: tuple[str, str]) -> None:
+    """``type: mongo``, and ``runs_base_dir`` is where weights and arrays lie, as in DaCapo."""
+    host, name = mongodb
+    options = Options(type="mongo", mongo_db_host=host, mongo_db_name=name, runs_base_dir=address)
+    create_config_store(options).store_task_config({"name": "cells"})
+    store = create_weights_store(options)
+    store.store_weights(_run(), 1)
+    assert store.latest_iteration("run_7") == 1
+    assert len(open_bucket(address).files("run_7/checkpoints/objects")) == 1
+    assert open_bucket(address).entries() == ["run_7/"]
