@@ -124,11 +124,6 @@ class Location:
         """What it is called in texts: the folder or the place in a bucket, in which no password is."""
         return self.payloads.partition("?")[0] if isinstance(self.payloads, str) else str(self.files)
 
-    @property
-    def is_in_bucket(self) -> bool:
-        """Whether weights and arrays lie in a bucket."""
-        return isinstance(self.payloads, str)
-
     def spool_home(self, log_id: bytes) -> Path:
         """The folder of this host in which rows lie on their way to the log (``eventstore.spool``).
 

@@ -56,6 +56,8 @@ _NAMES: Final = {
     "account": "account_name",
     "emulator": "use_emulator",
 }
+_ENDPOINTS: Final = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")}
+"""The environment variables that name an endpoint."""
 
 _Answer = TypeVar("_Answer")
 
@@ -401,13 +403,16 @@ def object_store(location: str, options: Mapping[str, str], *, patience_seconds:
     _started_in = os.getpid()
     parts = urlsplit(location)
     config: dict[str, Any] = {_NAMES[name]: value for name, value in options.items() if name in _NAMES}
+    named = (os.environ.get(name) for name in _ENDPOINTS.get(parts.scheme, ()))
+    endpoint = options.get("endpoint") or next(filter(None, named), "")
     allow_http = options.get("allow_http", "").lower() in ("1", "true", "yes")
     common: dict[str, Any] = {
         "prefix": unquote(parts.path).strip("/") or None,
         "config": config,
         "client_options": {
-            "allow_http": allow_http or options.get("endpoint", "").startswith("http://"),
             "timeout": timedelta(seconds=float(options.get("timeout_seconds", TIMEOUT_SECONDS))),
+            # Left out where it is not said: then the environment may say it.
+            **({"allow_http": True} if allow_http or endpoint.startswith("http://") else {}),
         },
         "retry_config": {
             "max_retries": _REPETITIONS if patience_seconds else 0,

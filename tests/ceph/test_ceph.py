@@ -5,12 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import zarr
 
-from eventstore import EventLog, examine
+from dacapo_store import Base, LocalArrayStore, LocalWeightsStore
+from dacapo_store.maintenance import collect_garbage
+from dacapo_store.payloads import check_payloads
+from eventstore import EventLog, examine, open_bucket
 from eventstore.testing.contract import LogContract, OpenLog
 from tools.stores.ceph import Ceph, is_installed
 from tools.stores.writers import Writers
@@ -35,6 +42,7 @@ def ceph() -> Iterator[Ceph]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 class TestCephLog(LogContract):
@@ -84,3 +92,45 @@ def test_an_osd_and_a_gateway_are_killed_while_eight_write(ceph: Ceph, tmp_path:
     ceph.start_osd(2)
     assert writers.wait() == [0] * 8
     assert writers.failures(addresses[0]) == []
+
+
+def test_weights_lie_in_it_and_outlive_a_gateway(ceph: Ceph, tmp_path: Path) -> None:
+    """In parts and in one request, through either gateway; one of them is killed while weights are sent."""
+    first, second = (LocalWeightsStore(ceph.address("weights", gateway=number)) for number in (0, 1))
+    small, large = run_of(1, values=100), run_of(2, values=10_000_000)
+    first.store_weights(small, 1)
+    pending = second.store_weights(large, 2, wait=False)
+    ceph.kill("rgw.1")
+    time.sleep(2)
+    ceph.start_gateway(1)
+    pending.result()
+    for store in (first, second):
+        for iteration in (1, 2):
+            weights = store.retrieve_weights("run_1", iteration).model["weight"]
+            assert bool((weights == iteration).all())
+    address = ceph.address("weights")
+    assert check_payloads(address, Base.at(address).log, digests=True) == (2, [])
+    first.remove("run_1", 2)
+    collect_garbage(address, grace_seconds=-1e9)
+    assert len(open_bucket(address).files("run_1")) == 1
+
+
+def test_arrays_lie_in_it(ceph: Ceph) -> None:
+    """Zarr writes and reads them, and a removal takes all of one away."""
+    store = LocalArrayStore(ceph.address("arrays"))
+    identifier = store.validation_prediction_array("run_1", 7, "crop (50%)")
+    options = dict(identifier.container.storage_options)
+    array: Any = zarr.open(
+        str(identifier), mode="w", shape=(6, 4), chunks=(1, 4), dtype="uint8", storage_options=options
+    )
+    array[:] = 3
+    read: Any = zarr.open(str(identifier), mode="r", storage_options=options)
+    assert int(read[:].sum()) == 72
+    store.remove(identifier)
+    assert open_bucket(ceph.address("arrays")).files("run_1") == []
+
+
+def run_of(number: int, *, values: int) -> Any:
+    """A run whose weights are this number, many times."""
+    model = types.SimpleNamespace(state_dict=lambda: {"weight": torch.full((values,), float(number))})
+    return types.SimpleNamespace(name="run_1", model=model, optimizer=types.SimpleNamespace(state_dict=dict))

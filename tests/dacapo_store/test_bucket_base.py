@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -318,3 +320,29 @@ def test_a_site_with_mongodb_keeps_weights_in_a_bucket(address: str, mongodb: tu
     assert store.latest_iteration("run_7") == 1
     assert len(open_bucket(address).files("run_7/checkpoints/objects")) == 1
     assert open_bucket(address).entries() == ["run_7/"]
+
+
+def test_the_environment_may_name_the_endpoint(
+    address: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is where DaCapo's own code, which knows paths as text, finds it as well."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    bare = address.partition("?")[0]
+    store = LocalWeightsStore(bare)
+    store.store_weights(_run(), 1)
+    assert str(store.basedir) == bare
+    assert LocalWeightsStore(address).latest_iteration("run_7") == 1
+
+
+def test_the_interpreter_waits_for_what_is_on_its_way(address: str) -> None:
+    program = (
+        "import sys, torch; from types import SimpleNamespace as N;"
+        "from dacapo_store import LocalWeightsStore;"
+        "part = N(state_dict=lambda: {'w': torch.ones(5_000_000)});"
+        "run = N(name='run_7', model=part, optimizer=N(state_dict=dict));"
+        "LocalWeightsStore(sys.argv[1]).store_weights(run, 1, wait=False)"
+    )
+    subprocess.run([sys.executable, "-c", program, address], check=True)
+    weights = LocalWeightsStore(address).retrieve_weights("run_7", 1)
+    assert int(weights.model["w"].sum()) == 5_000_000
