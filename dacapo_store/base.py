@@ -342,6 +342,8 @@ class Base:
                 self._views.close()
         if self.mongo is not None:
             self.mongo.close()
+        if self.payload_place.bucket is not None:
+            self.payload_place.bucket.close()
         self.log.close()
 
     def _mongo_views(self) -> MongoViews | None:

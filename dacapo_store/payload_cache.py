@@ -47,15 +47,24 @@ class PayloadCache:
         Raises:
             OSError: The disk has no room for it.
         """
-        folder = self._folder or Path(tempfile.gettempdir())
-        folder.mkdir(parents=True, exist_ok=True)
-        made = folder / f".{uuid.uuid4().hex}.tmp"
-        descriptor = files.open_file(made, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        descriptor, made = self._made()
         try:
             yield descriptor, made
         finally:
             os.close(descriptor)
             files.remove_derived(made)
+
+    def _made(self) -> tuple[int, Path]:
+        name = f".{uuid.uuid4().hex}.tmp"
+        if self._folder is not None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                return _created(self._folder / name), self._folder / name
+            except (PermissionError, FileExistsError, NotADirectoryError) as error:
+                logger.warning("%s: what is read and written of buckets is not kept on this host", error)
+                self._folder = None
+        made = Path(tempfile.gettempdir(), name)
+        return _created(made), made
 
     def opened(self, artifact: Artifact) -> IO[bytes] | None:
         """The file that may hold a payload, open at its beginning, or None; to be verified."""
@@ -103,3 +112,7 @@ class PayloadCache:
             total += size
             if total > self._bytes_max:
                 files.remove_derived(path)
+
+
+def _created(path: Path) -> int:
+    return files.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)

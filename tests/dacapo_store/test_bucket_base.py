@@ -146,6 +146,27 @@ def test_what_this_host_keeps_is_bounded(address: str, tmp_path: Path) -> None:
         assert len(file.read()) == 2600
 
 
+def test_a_host_whose_cache_takes_nothing_stores_all_the_same(address: str, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/payloads").write_text("no folder")
+    place = BucketPayloads(address)
+    with place.opened(_written(place, b"weights")) as file:
+        assert file.read() == b"weights"
+    assert not list(tmp_path.glob("cache/**/*.tmp"))
+
+
+def test_what_a_killed_process_left_on_this_host_goes(address: str, tmp_path: Path) -> None:
+    """When it is so old that nobody can be at it any more."""
+    place = BucketPayloads(address)
+    _written(place, b"one", "run/1")
+    old, new = (tmp_path / f"cache/payloads/.{name}.tmp" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    _written(place, b"two", "run/2")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "longer", "changed"])
 def test_damage_in_the_bucket_is_told(address: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is unpickled of it, and the error says what it is and what to do."""

@@ -1,7 +1,8 @@
-"""A base whose log is in a bucket and whose weights are in a folder."""
+"""A base whose log is in a bucket, weights in a folder or beside it, on a server that counts and fails."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,3 +148,32 @@ def test_a_call_sees_what_was_there_when_it_began(tmp_path: Path, monkeypatch: p
             stats.store_training_stats("run", [TrainingIterationStats(i, loss=0.5) for i in range(5)])
             assert [event.stream_version for event in other.read_stream("training/run")] == [0, 1, 2, 3]
         Base.at(address).close()
+
+
+def test_weights_cost_few_requests_and_no_listing(
+    server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To store: the object and the event. To retrieve: what the log has to say, and the object."""
+    server.share = 0.0
+    model = torch.nn.Linear(2, 2)
+    run = SimpleNamespace(name="run_7", model=model, optimizer=torch.optim.Adam(model.parameters()))
+    store = LocalWeightsStore(server.address("base"))
+    store.store_weights(run, 1)
+
+    def asked(call: Callable[[], object]) -> list[str]:
+        server.answered.clear()
+        call()
+        return [re.sub(r"(log|objects)/.*", r"\1", request.partition("?")[0]) for request in server.answered]
+
+    weights, log = "/bucket/base/run_7/checkpoints/objects", "/bucket/base/events/log"
+    assert asked(lambda: store.store_weights(run, 2)) == [f"PUT {weights}", f"PUT {log}"]
+    kept = asked(lambda: store.retrieve_weights("run_7", 2))
+    assert set(kept) == {f"GET {log}"}
+    monkeypatch.setenv("DACAPO_STORE_CACHE", "off")
+    Base.at(server.address("base")).close()
+    again = LocalWeightsStore(server.address("base"))
+    again.latest_iteration("run_7")
+    fetched = asked(lambda: again.retrieve_weights("run_7", 2))
+    assert fetched.count(f"GET {weights}") == 1
+    assert set(fetched) == {f"GET {weights}", f"GET {log}"}
+    assert not any("list-type" in request for request in server.answered)

@@ -49,7 +49,7 @@ class WeightsMachine(RuleBasedStateMachine):
         self.store = LocalWeightsStore(self.path)
         self.weights: dict[tuple[str, int], float] = {}
         self.best: dict[tuple[str, tuple[str, str]], int] = {}
-        self.payloads: dict[Path, bytes] = {}
+        self.payloads: dict[str, bytes] = {}
         self.count = 0.0
 
     @rule(run=RUNS, iteration=ITERATIONS)
@@ -86,7 +86,7 @@ class WeightsMachine(RuleBasedStateMachine):
         weights = self.store.retrieve_weights(run, iteration)
         assert torch.equal(weights.model["weight"], torch.full((3,), number))
         assert weights.optimizer == {"lr": number, "betas": (0.9, number)}
-        assert self.link(run, iteration).exists()
+        self.require_name(run, iteration)
 
     @rule(run=RUNS, choice=CHOICES)
     def retrieve_best(self, run: str, choice: tuple[str, str]) -> None:
@@ -135,10 +135,18 @@ class WeightsMachine(RuleBasedStateMachine):
     @invariant()
     def no_payload_ever_changes(self) -> None:
         """A payload keeps its bytes for as long as it is there."""
-        present = {path: path.read_bytes() for path in self.objects()}
+        present = self.contents()
         for path, content in self.payloads.items():
             assert present.get(path, content) == content
         self.payloads = present
+
+    def require_name(self, run: str, iteration: int) -> None:
+        """What was retrieved has its familiar name."""
+        assert self.link(run, iteration).exists()
+
+    def contents(self) -> dict[str, bytes]:
+        """All payloads, by name."""
+        return {str(path): path.read_bytes() for path in self.objects()}
 
     def link(self, run: str, iteration: int) -> Path:
         """The familiar place of an iteration's weights."""

@@ -44,6 +44,7 @@ class FaultyServer:
         requests: How many there were of each kind: ``create``, ``put``, ``get``, ``missed`` (a ``get`` of
             what is not there), ``head``, ``list``, ``delete``.
         connections: How many clients are connected.
+        answered: What was asked and answered, in order: method and path.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class FaultyServer:
         self.counts = dict.fromkeys(FAULTS, 0)
         self.requests: Counter[str] = Counter()
         self.connections = 0
+        self.answered: list[str] = []
         self.share = share
         self.latency_seconds = latency_seconds
         self._dice = random.Random(seed)  # noqa: S311 - dice
@@ -323,6 +325,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Note it."""
+        del code, size
+        self.store.answered.append(f"{self.command} {self.path}")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Say nothing."""
