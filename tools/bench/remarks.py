@@ -77,7 +77,7 @@ MISSED: Final = {
     ),
     "B5": (
         "As columns: the run's events are read and checked twice, to open the log and to fold the run; the "
-        "fold takes a quarter. As objects: two thirds go into making 200,000 of them, in C. By SQL: DuckDB's "
+        "fold takes a quarter. As objects: half goes into making 200,000 of them, in C. By SQL: DuckDB's "
         "own start, its plans and its rows (`decisions/0022-what-a-read-costs.md`)."
     ),
     "B8": (
