@@ -10,8 +10,9 @@ READY := .venv/ready
 READY_BENCH := .venv-bench/ready
 READY_UPSTREAM := .venv-upstream/ready
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
+READY_EMULATORS := .npm/ready
 
-.PHONY: help setup test test-ceph test-postgres demo demo-distributed torture bench check lint types law docs compat upstream kills format clean
+.PHONY: help setup test test-ceph test-postgres test-emulators emulators demo demo-distributed torture bench check lint types law docs compat upstream kills format clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,15 @@ test-ceph: $(READY)  ## Run the log on a real Ceph, of which parts are killed (n
 test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server, on one of their own
 	@$(BIN)/python -m tools.postgres true  # says what is to be installed
 	@$(BIN)/python -m pytest tests/postgres
+
+test-emulators: $(READY) $(READY_EMULATORS)  ## Run the log on Azurite; s3rver must be refused (needs node and npm)
+	@$(BIN)/python -m pytest tests/emulators
+
+emulators: $(READY_EMULATORS)  ## Get Azurite and s3rver, so that `make test` runs on them, too
+
+$(READY_EMULATORS): Makefile
+	@npm install --prefix .npm --no-save --no-audit --no-fund --loglevel=error azurite@3.37.0 s3rver@3.7.1
+	@touch $@
 
 demo: $(READY)  ## Train three small networks on real images and look at the record
 	@$(BIN)/python -m tools.demo
@@ -85,5 +95,5 @@ format: $(READY)  ## Let ruff format and mend what it can
 	@$(BIN)/ruff format .
 
 clean:  ## Remove the environments, caches and the demo's output
-	rm -rf .venv .venv-bench .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
+	rm -rf .venv .venv-bench .venv-upstream .npm .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

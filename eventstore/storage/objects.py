@@ -61,6 +61,13 @@ _ENDPOINTS: Final = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")}
 
 _Answer = TypeVar("_Answer")
 
+_YES: Final = ("1", "true", "yes")
+# The account that every Azurite has, with the key that Microsoft has published for it.
+_EMULATED_ACCOUNT: Final = "devstoreaccount1"
+_EMULATED_KEY: Final = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
 # The process in which obstore's runtime was started, if it was.
 _started_in: int | None = None
 
@@ -405,7 +412,7 @@ def object_store(location: str, options: Mapping[str, str], *, patience_seconds:
     config: dict[str, Any] = {_NAMES[name]: value for name, value in options.items() if name in _NAMES}
     named = (os.environ.get(name) for name in _ENDPOINTS.get(parts.scheme, ()))
     endpoint = options.get("endpoint") or next(filter(None, named), "")
-    allow_http = options.get("allow_http", "").lower() in ("1", "true", "yes")
+    allow_http = options.get("allow_http", "").lower() in _YES
     common: dict[str, Any] = {
         "prefix": unquote(parts.path).strip("/") or None,
         "config": config,
@@ -424,10 +431,24 @@ def object_store(location: str, options: Mapping[str, str], *, patience_seconds:
         case "gs":
             return store.GCSStore(parts.netloc, **common)
         case "az":
+            config.update(_emulated(config))
             return store.AzureStore(parts.netloc, **common)
     if _has_profile() and "skip_signature" not in config:
         common["credential_provider"] = _profile()
     return store.S3Store(parts.netloc, **common)
+
+
+def _emulated(config: Mapping[str, str]) -> dict[str, str]:
+    """What reaches an emulator at an endpoint: obstore would look for it where emulators are by default."""
+    if "endpoint" not in config or config.get("use_emulator", "").lower() not in _YES:
+        return {}
+    account = config.get("account_name", _EMULATED_ACCOUNT)
+    return {
+        "use_emulator": "false",
+        "endpoint": f"{config['endpoint'].rstrip('/')}/{account}",
+        "account_name": account,
+        **({"account_key": _EMULATED_KEY} if account == _EMULATED_ACCOUNT else {}),
+    }
 
 
 def _has_profile() -> bool:

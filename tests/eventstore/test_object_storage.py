@@ -117,3 +117,10 @@ def test_processes_that_are_killed_lose_nothing(kind: str, tmp_path: Path) -> No
         assert writers.wait() == [-9, -9, 0, 0, 0, 0]
         server.share = 0.0
         assert writers.failures(address) == []
+
+
+def test_an_emulator_is_looked_for_at_its_endpoint() -> None:
+    """The client alone would look where emulators are by default, and might find another one there."""
+    where = "az://bucket/log?emulator=true&endpoint=http://127.0.0.1:1&patience_seconds=0"
+    with pytest.raises(StorageUnavailableError, match=r"http://127\.0\.0\.1:1/devstoreaccount1/bucket/log"):
+        EventLog.open(where)
