@@ -392,7 +392,8 @@ def _folder_locked(folder: Path) -> Iterator[None]:
 def _taken(path: Path) -> Iterator[bytes | None]:
     """The bytes of a spool that nobody owns, which is locked meanwhile; None of any other."""
     try:
-        descriptor = _open(path, os.O_RDONLY)
+        # Nothing is written: NFS locks a whole file only for those who might.
+        descriptor = _open(path, os.O_RDWR)
     except (FileNotFoundError, PermissionError):
         # Its owner has just ended it; or it is another person's, who keeps it to himself.
         yield None

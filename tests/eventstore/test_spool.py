@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -63,6 +64,22 @@ def test_a_spool_that_is_forgotten_is_left_over(tmp_path: Path) -> None:
     spool.put(0, row(0))
     del spool
     assert len(adopted(tmp_path)) == 1
+
+
+def test_a_spool_on_nfs_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's state directory often is there, where flock(2) wants a descriptor that may write."""
+    spool = make(tmp_path)
+    spool.put(0, row(0))
+    spool.close()
+    lock = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert [found.rows for found in adopted(tmp_path)] == [{0: row(0)}]
 
 
 def test_only_spools_of_the_stream_are_adopted(tmp_path: Path) -> None:
