@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -122,6 +123,27 @@ class PostgresServer:
         self._process = None
         while any(Path(f"/proc/{child}").exists() for child in children):
             time.sleep(0.01)
+
+    def kill_one(self, dice: random.Random) -> None:
+        """End one of its processes with SIGKILL, and return when it has recovered from that.
+
+        It ends the others itself and begins anew; but who ends the process that recovers ends it for good.
+        """
+        assert self._process is not None
+        recovered = self._times_ready() + 1
+        while True:
+            try:
+                os.kill(dice.choice(self.backends()), signal.SIGKILL)
+                break
+            except ProcessLookupError:  # it has just ended by itself
+                continue
+        while self._times_ready() < recovered:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"PostgreSQL has not recovered:\n{self.log_text()[-2000:]}")
+            time.sleep(0.01)
+
+    def _times_ready(self) -> int:
+        return self.log_text().count("database system is ready to accept connections")
 
     def backends(self) -> list[int]:
         """The ids of its processes but the first."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -137,7 +135,7 @@ def test_a_server_that_is_killed_under_load_loses_nothing(tmp_path: Path, way: s
                     server.kill()
                     server.start()
                 else:
-                    os.kill(dice.choice(server.backends()), signal.SIGKILL)
+                    server.kill_one(dice)
             writers.wait_for(20)
         finally:
             writers.end()
