@@ -12,7 +12,7 @@ READY_UPSTREAM := .venv-upstream/ready
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 READY_EMULATORS := .npm/ready
 
-.PHONY: help setup test test-ceph test-postgres test-emulators emulators demo demo-distributed torture bench check lint types law docs compat upstream kills format clean
+.PHONY: help setup test test-ceph test-postgres test-emulators emulators test-nfs demo demo-distributed torture bench check lint types law docs compat upstream kills format clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server, on one 
 
 test-emulators: $(READY) $(READY_EMULATORS)  ## Run the log on Azurite; s3rver must be refused (needs node and npm)
 	@$(BIN)/python -m pytest tests/emulators
+
+test-nfs: $(READY)  ## Run shared:// on a real NFS: kernels as processes, a server that is killed (wants root)
+	@DACAPO_STORE_NFS=1 $(BIN)/python -m pytest tests/nfs
 
 emulators: $(READY_EMULATORS)  ## Get Azurite and s3rver, so that `make test` runs on them, too
 

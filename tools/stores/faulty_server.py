@@ -14,6 +14,7 @@ import random
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -340,3 +341,14 @@ def _xml(name: str, content: str) -> bytes:
 
 
 _NO_UPLOAD = b"<Error><Code>NoSuchUpload</Code></Error>"
+
+
+def main() -> None:
+    """Serve until somebody ends this: ``python -m tools.stores.faulty_server SHARE``."""
+    with FaultyServer(share=float(sys.argv[1])) as server:
+        print(server.endpoint, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

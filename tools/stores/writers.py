@@ -47,25 +47,50 @@ class Writers:
 
     def failures(self, address: str) -> list[str]:
         """What is wrong with the log afterwards; nothing, if all is well."""
-        failures = []
         with EventLog.open(address) as log:
             there = [event.data["text"] for event in log.read()]
-        if len(set(there)) != len(there):
-            failures.append("an event is there twice")
-        for number, (note, count) in enumerate(zip(self._notes, self._counts, strict=True)):
-            noted = _noted(note)
-            failures += [f"{text} was lost" for position, text in noted if there[position] != text]
-            mine = [text for text in there if text.startswith(f"{number}.")]
-            if mine != [f"{number}.{each}" for each in range(len(mine))]:
-                failures.append(f"the events of writer {number} are not in their order: {mine}")
-            if self._processes[number].returncode == 0 and len(mine) != count:
-                failures.append(f"writer {number} has {len(mine)} events there, not {count}")
-        return [*failures, *map(str, verify_log(address).findings)]
+        ended = [process.returncode == 0 for process in self._processes]
+        noted = [_noted(note) for note in self._notes]
+        return [
+            *failures_of(
+                there, noted, [count if end else None for count, end in zip(self._counts, ended, strict=True)]
+            ),
+            *map(str, verify_log(address).findings),
+        ]
+
+
+def failures_of(
+    there: Sequence[str], noted: Sequence[Sequence[tuple[int, str]]], counts: Sequence[int | None]
+) -> list[str]:
+    """What is wrong with the texts of a log.
+
+    Args:
+        there: The texts, in order.
+        noted: For each writer, the positions and texts that were acknowledged.
+        counts: For each writer, how many there must be; None if it did not get to its end.
+    """
+    failures = []
+    if len(set(there)) != len(there):
+        failures.append("an event is there twice")
+    for number, (notes, count) in enumerate(zip(noted, counts, strict=True)):
+        failures += [
+            f"{text} was lost" for position, text in notes if list(there[position : position + 1]) != [text]
+        ]
+        mine = [text for text in there if text.startswith(f"{number}.")]
+        if mine != [f"{number}.{each}" for each in range(len(mine))]:
+            failures.append(f"the events of writer {number} are not in their order: {mine}")
+        if count is not None and len(mine) != count:
+            failures.append(f"writer {number} has {len(mine)} events there, not {count}")
+    return failures
 
 
 def _noted(note: Path) -> list[tuple[int, str]]:
     # The last line of a writer that was killed may be cut off.
-    lines = note.read_text().split("\n")[:-1] if note.is_file() else []
+    return notes_of(note.read_text().split("\n")[:-1] if note.is_file() else [])
+
+
+def notes_of(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """Positions and texts, from the lines that a writer has noted."""
     return [(position, text) for position, text in map(json.loads, lines)]
 
 

@@ -22,8 +22,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from typing import Any, Final
 from tools.torture import history_models as models
 from tools.torture.history_models import OK
 from tools.torture.history_programs import PROGRAM_KINDS, Program, program
-from tools.torture.history_runner import Crew, History, Seen
+from tools.torture.history_runner import Crew, History, Place, Seen
 from tools.torture.linearizability import Call, Step, check
 from tools.torture.report import Report
 
@@ -59,37 +59,45 @@ def run(*, long: bool, seed: int) -> Report:
     began = time.monotonic()
     counted: Counter[str] = Counter()
     failures: list[str] = []
-    programs = [_program(number) for number in range(seed, seed + (LONG if long else SHORT))]
+    programs = [program_of(number) for number in range(seed, seed + (LONG if long else SHORT))]
     for kind in PROGRAM_KINDS:
         with Crew(kind) as crew:
             for happens in [one for one in programs if one.kind == kind]:
-                done, found = judged(happens, crew)
-                counted.update(_counts(done))
+                done, found = judged(happens, crew, _addresses)
+                counted.update(counts(done))
                 failures += found
                 if len(failures) >= _FAILURES_SHOWN_MAX:
                     break
     return Report("histories", dict(counted), failures[:_FAILURES_SHOWN_MAX], time.monotonic() - began)
 
 
-def _program(number: int) -> Program:
-    made = program(number, kind="stores" if number % _STORES_EVERY == 0 else "log")
-    return replace(made, shared=number % _SHARED_EVERY in (0, 1))
+def program_of(number: int) -> Program:
+    """The program of a number: of the stores now and then, of a log mostly."""
+    return program(number, kind="stores" if number % _STORES_EVERY == 0 else "log")
 
 
-def judged(happens: Program, crew: Crew) -> tuple[History, list[str]]:
+def _addresses(happens: Program, folder: Path) -> tuple[str, ...]:
+    return (f"shared://{folder}",) if happens.seed % _SHARED_EVERY in (0, 1) else ()
+
+
+Addresses = Callable[[Program, Path], tuple[str, ...]]
+"""The addresses of an empty base for a program, which has a folder; none for a base in that folder."""
+
+
+def judged(happens: Program, crew: Crew, addresses: Addresses) -> tuple[History, list[str]]:
     """Let a program happen and say what was wrong with it, with what it takes to see it again."""
     folder = Path(tempfile.mkdtemp(prefix="history-"))
     try:
-        done = crew.perform(happens, folder)
+        place = Place(folder, addresses(happens, folder))
+        done = crew.perform(happens, place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return done, [
-        f"seed {happens.seed}, {happens.kind}{happens.shared * ', shared'}: {failure}"
-        for failure in failures_of(done)
-    ]
+    where = "".join(f", {address}" for address in place.addresses)
+    return done, [f"seed {happens.seed}, {happens.kind}{where}: {failure}" for failure in failures_of(done)]
 
 
-def _counts(done: History) -> dict[str, int]:
+def counts(done: History) -> dict[str, int]:
+    """What there was in a history."""
     return {
         "histories": 1,
         "calls": len(done.calls),

@@ -76,14 +76,12 @@ class Program:
         kind: ``log`` or ``stores``.
         segment_bytes_max: Where the log rolls: after each commit, often, or hardly ever.
         processes: Who takes part.
-        shared: Whether the log is one that hosts share (``shared://``), which does not roll.
     """
 
     seed: int
     kind: ProgramKind
     segment_bytes_max: int
     processes: tuple[Process, ...]
-    shared: bool = False
 
 
 def program(seed: int, *, kind: ProgramKind) -> Program:

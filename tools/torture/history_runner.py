@@ -46,6 +46,7 @@ from dacapo_store import (
 )
 from dacapo_store import base as bases
 from dacapo_store.base import Base
+from dacapo_store.location import Location
 from eventstore import (
     ANY,
     NO_STREAM,
@@ -62,6 +63,7 @@ from eventstore import (
     reencode_log,
     verify_log,
 )
+from eventstore.storage.numbered import NumberedStorage
 from tools.torture.history_models import DUPLICATE, MISSING, OK
 from tools.torture.history_programs import Op, Process, Program, ProgramKind
 from tools.torture.linearizability import Call
@@ -447,8 +449,8 @@ class _Stores:
         storage: Any = self.base.log._storage  # noqa: SLF001
         storage._segment_bytes_max = segment_bytes_max  # noqa: SLF001
         self.log = self.base.log
-        self.configs = FileConfigStore(f"{place}/configs")
-        self.stats = FileStatsStore(f"{place}/stats")
+        self.configs = FileConfigStore(self.base.location.inside("configs"))
+        self.stats = FileStatsStore(self.base.location.inside("stats"))
         self.weights = LocalWeightsStore(place)
 
     def caller(self, who: str) -> _Caller:
@@ -480,15 +482,35 @@ class _Log:
 _Subject = _Log | _Stores
 
 
-def _open(program: Program, folder: Path) -> _Subject:
-    os.environ |= {"DACAPO_STORE_CACHE": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state")}
+@dataclass(frozen=True)
+class Place:
+    """Where a history happens.
+
+    Attributes:
+        folder: A folder of this host, and the base, unless there are addresses.
+        addresses: Of one base; the processes take one each, by turns.
+    """
+
+    folder: Path
+    addresses: tuple[str, ...] = ()
+
+    def base(self, number: int) -> str | Path:
+        """The base, as a process of this number names it."""
+        return self.addresses[number % len(self.addresses)] if self.addresses else self.folder
+
+    def log(self, number: int) -> str | Path:
+        """Its log."""
+        return Location.of(self.base(number)).log
+
+
+def _open(program: Program, place: Place, number: int) -> _Subject:
+    os.environ |= {
+        "DACAPO_STORE_CACHE": str(place.folder / "cache"),
+        "XDG_STATE_HOME": str(place.folder / "state"),
+    }
     if program.kind == "log":
-        return _Log(_log_place(program, folder), program.segment_bytes_max)
-    return _Stores(f"shared://{folder}" if program.shared else folder, program.segment_bytes_max)
-
-
-def _log_place(program: Program, folder: Path) -> str | Path:
-    return f"shared://{folder}/events" if program.shared else folder / "events"
+        return _Log(place.log(number), program.segment_bytes_max)
+    return _Stores(place.base(number), program.segment_bytes_max)
 
 
 # --- inside a process
@@ -497,13 +519,14 @@ def _log_place(program: Program, folder: Path) -> str | Path:
 def _take_part(connection: Connection, subject: _Subject | None) -> None:
     """Take part in histories until told to end: open, say so, wait for the word, call, tell."""
     while (task := connection.recv()) is not None:
-        program, process, folder = task
+        program, number, place = task
+        process = program.processes[number]
         notes = _Notes()
         try:
-            taken = subject or _open(program, folder)
+            taken = subject or _open(program, place, number)
             connection.send("ready")
             connection.recv()
-            with _noisy_files(process), _warnings_into(notes):
+            with _noisy_files(process), _noisy_requests(process), _warnings_into(notes):
                 _perform(taken, program, process, notes)
             taken.close()
         except Exception:  # noqa: BLE001 - told, and judged
@@ -592,6 +615,33 @@ def _noisy_files(process: Process) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _noisy_requests(process: Process) -> Iterator[None]:
+    """The same for requests of a log that hosts share, before and after its engine does them."""
+    dice = random.Random(process.seed)  # noqa: S311 - noise
+    plain = {name: getattr(NumberedStorage, name) for name in ("_settled", "_ask", "_look")}
+
+    def noisy(request: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(request)
+        def held_up(*arguments: Any) -> Any:
+            if dice.random() < process.noise:
+                time.sleep(dice.random() * 1e-2)
+            answer = request(*arguments)
+            if dice.random() < process.noise:
+                time.sleep(dice.random() * 1e-2)
+            return answer
+
+        return held_up
+
+    for name, request in plain.items():
+        setattr(NumberedStorage, name, noisy(request))
+    try:
+        yield
+    finally:
+        for name, request in plain.items():
+            setattr(NumberedStorage, name, request)
+
+
+@contextlib.contextmanager
 def _warnings_into(notes: _Notes) -> Iterator[None]:
     """What is logged as a warning is a problem: nothing here is out of order."""
 
@@ -627,21 +677,18 @@ class Crew:
             _end(process, connection)
         self._spawned = []
 
-    def perform(self, program: Program, folder: Path) -> History:
-        """Let a program happen in an empty folder.
-
-        Args:
-            program: Who does what.
-            folder: Where; the log is in ``events`` below it.
-        """
+    def perform(self, program: Program, place: Place) -> History:
+        """Let a program happen in an empty place."""
         parts = _Notes()
         inherited = None
         if any(process.start == "inherit" for process in program.processes):
-            inherited = _open(program, folder)
+            inherited = _open(program, place, 0)
             self._begin(inherited, parts)
-        members = [self._member(process, inherited, place) for place, process in enumerate(program.processes)]
+        members = [
+            self._member(process, inherited, number) for number, process in enumerate(program.processes)
+        ]
         try:
-            whole = self._together(program, folder, members, parts)
+            whole = self._together(program, place, members, parts)
         finally:
             for process, (member, connection) in zip(program.processes, members, strict=True):
                 if process.start != "spawn":
@@ -651,7 +698,7 @@ class Crew:
         if not whole:
             # Who hung may still be at it, and would disturb the next history.
             self.__exit__()
-        return _history(parts, _log_place(program, folder))
+        return _history(parts, place.log(0))
 
     def _begin(self, inherited: _Subject, notes: _Notes) -> None:
         """Use what will be inherited, so that there is something to be wrong about."""
@@ -661,27 +708,27 @@ class Crew:
             notes.calls += inherited.caller("parent").call(Op("count_events"))
 
     def _member(
-        self, process: Process, inherited: _Subject | None, place: int
+        self, process: Process, inherited: _Subject | None, number: int
     ) -> tuple[BaseProcess, Connection]:
         if process.start != "spawn":
             return _started("fork", inherited if process.start == "inherit" else None)
-        while len(self._spawned) <= place:
+        while len(self._spawned) <= number:
             self._spawned.append(_started("spawn", None))
-        return self._spawned[place]
+        return self._spawned[number]
 
     def _together(
-        self, program: Program, folder: Path, members: Sequence[tuple[BaseProcess, Connection]], parts: _Notes
+        self, program: Program, place: Place, members: Sequence[tuple[BaseProcess, Connection]], parts: _Notes
     ) -> bool:
         """Begin together and hear everybody; False when somebody did not answer."""
         connections = [connection for _, connection in members]
-        for process, connection in zip(program.processes, connections, strict=True):
-            connection.send((program, process, folder))
+        for number, connection in enumerate(connections):
+            connection.send((program, number, place))
         heard = [_heard(connection) for connection in connections]
         for connection, told in zip(connections, heard, strict=True):
             if told == "ready":
                 connection.send("go")
-        for place, (process, connection) in enumerate(zip(program.processes, connections, strict=True)):
-            told = _heard(connection) if heard[place] == "ready" else heard[place]
+        for number, (process, connection) in enumerate(zip(program.processes, connections, strict=True)):
+            told = _heard(connection) if heard[number] == "ready" else heard[number]
             if not isinstance(told, _Notes):
                 parts.problems.append(f"{process.name} did not answer: it hung or died")
                 return False

@@ -86,6 +86,11 @@ def _short(name: str, report: Mapping[str, Any]) -> tuple[str, str]:
     if name == "fairness":
         ours, theirs = (figures[f"{who}: longest wait in ms, worst round"] for who in ("log", "sqlite"))
         return f"longest wait {shown(ours)} ms; SQLite {shown(theirs)} ms", outcome
+    if name == "engines":
+        return (
+            f"{shown(sum(figures[key] for key in figures if key.endswith(': histories')))} histories",
+            outcome,
+        )
     if name == "fuzz":
         return f"{shown(sum(figures[key] for key in figures if key.startswith('cases: ')))} cases", outcome
     essence = _ESSENCE[name]
