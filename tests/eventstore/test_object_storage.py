@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -124,3 +125,39 @@ def test_an_emulator_is_looked_for_at_its_endpoint() -> None:
     where = "az://bucket/log?emulator=true&endpoint=http://127.0.0.1:1&patience_seconds=0"
     with pytest.raises(StorageUnavailableError, match=r"http://127\.0\.0\.1:1/devstoreaccount1/bucket/log"):
         EventLog.open(where)
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"), [(None, ("mine", "us-west-2")), ("lab", ("labs", "eu-central-1"))]
+)
+def test_credentials_may_be_in_a_profile(
+    server: FaultyServer, monkeypatch: pytest.MonkeyPatch, profile: str | None, expected: tuple[str, str]
+) -> None:
+    """In the files that all tools for S3 read, with the region; in a forked child, too."""
+    folder = Path.home() / ".aws"
+    folder.mkdir()
+    (folder / "credentials").write_text(
+        "[default]\naws_access_key_id=mine\naws_secret_access_key=x\n"
+        "[lab]\naws_access_key_id=labs\naws_secret_access_key=y\n"
+    )
+    (folder / "config").write_text("[default]\nregion=us-west-2\n[profile lab]\nregion=eu-central-1\n")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    if profile is not None:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    with EventLog.open(f"s3://bucket/log?endpoint={server.endpoint}") as log:
+        log.append("s", [Event("A")])
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            code = 1
+            try:
+                log.append("s", [Event("B")])
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    key, region = expected
+    assert server.signatures
+    for signature in server.signatures:
+        assert re.search(f"Credential={key}/[0-9]+/{region}/s3/aws4_request", signature)

@@ -46,6 +46,7 @@ class FaultyServer:
             what is not there), ``head``, ``list``, ``delete``.
         connections: How many clients are connected.
         answered: What was asked and answered, in order: method and path.
+        signatures: What requests were signed with, as they say it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class FaultyServer:
         self.requests: Counter[str] = Counter()
         self.connections = 0
         self.answered: list[str] = []
+        self.signatures: set[str] = set()
         self.share = share
         self.latency_seconds = latency_seconds
         self._dice = random.Random(seed)  # noqa: S311 - dice
@@ -173,6 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         data, query = self._body(), self._query
         if_absent = self.headers.get("If-None-Match") == "*"
+        self.store.signatures.add(self.headers.get("Authorization", ""))
         self.store.note("create" if if_absent else "put")
         if data is None or self._refused(fault := self.store.fault()):
             return

@@ -34,6 +34,10 @@ from tools.torture.report import Figure, Report
 
 SHORT: Final = 16
 LONG: Final = 300
+_SECONDS_MAX: Final = 600.0
+"""For so long histories are begun on one engine, of a log and then of stores."""
+_SECONDS_OF_LOGS: Final = 0.7
+"""Out of 1."""
 _FAILURES_SHOWN_MAX: Final = 5
 _FAULTS_SHARE: Final = 0.1
 
@@ -55,8 +59,8 @@ def together(reports: Sequence[Report]) -> Report:
     return Report("engines", figures, failures, sum(report.seconds for report in reports))
 
 
-def run_one(name: str, *, count: int, seed: int) -> Report:
-    """The same on one engine."""
+def run_one(name: str, *, count: int, seed: int, seconds_max: float = _SECONDS_MAX) -> Report:
+    """The same on one engine: so many histories, or as many as there is time for."""
     engine = ENGINES[name]
     missing = engine.missing()
     if missing is not None:
@@ -67,13 +71,14 @@ def run_one(name: str, *, count: int, seed: int) -> Report:
     programs = [program_of(number) for number in range(seed, seed + count)]
     with engine.serve() as addresses:
         for kind in PROGRAM_KINDS:
+            until = began + seconds_max * (_SECONDS_OF_LOGS if kind == "log" else 1)
             with Crew(kind) as crew:
                 for happens in [one for one in programs if one.kind == kind]:
+                    if time.monotonic() > until or len(failures) >= _FAILURES_SHOWN_MAX:
+                        break
                     done, found = judged(happens, crew, addresses)
                     counted.update(counts(done))
                     failures += found
-                    if len(failures) >= _FAILURES_SHOWN_MAX:
-                        break
     return Report(name, dict(counted), failures[:_FAILURES_SHOWN_MAX], time.monotonic() - began)
 
 
@@ -203,8 +208,11 @@ def main() -> None:
     parser.add_argument("name", choices=list(ENGINES))
     parser.add_argument("--count", type=int, default=SHORT)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=_SECONDS_MAX, help="begin none after that")
     arguments = parser.parse_args()
-    report = run_one(arguments.name, count=arguments.count, seed=arguments.seed)
+    report = run_one(
+        arguments.name, count=arguments.count, seed=arguments.seed, seconds_max=arguments.seconds
+    )
     print(json.dumps(report.as_document()))
     sys.exit(0 if report.ok else 1)
 
