@@ -10,28 +10,28 @@ from typing import Any
 
 
 def create_config_store() -> Any:
-    """The config store of the base directory that DaCapo's options name."""
+    """The config store that DaCapo's options ask for."""
     from dacapo_store.compat import stores
 
-    return stores.DaCapoConfigStore(stores.base_directory() / "configs")
+    return stores.config_store_of_options()
 
 
 def create_stats_store() -> Any:
-    """The stats store of the base directory that DaCapo's options name."""
+    """The stats store that DaCapo's options ask for."""
     from dacapo_store.compat import stores
 
-    return stores.DaCapoStatsStore(stores.base_directory() / "stats")
+    return stores.stats_store_of_options()
 
 
 def create_weights_store() -> Any:
     """The weights store of the base directory that DaCapo's options name."""
     from dacapo_store.compat import stores
 
-    return stores.DaCapoWeightsStore(stores.base_directory())
+    return stores.DaCapoWeightsStore(stores.base_of_options())
 
 
 def create_array_store() -> Any:
     """The array store of the base directory that DaCapo's options name."""
     from dacapo_store.compat import stores
 
-    return stores.DaCapoArrayStore(stores.base_directory())
+    return stores.DaCapoArrayStore(stores.base_of_options())

@@ -34,13 +34,15 @@ from dacapo.store import array_store, config_store, conversion_hooks, stats_stor
 from dacapo.store.converter import converter as dacapo_converter
 
 from dacapo_store.array_store import LocalArrayStore
-from dacapo_store.config_store import DuplicateNameError, FileConfigStore
+from dacapo_store.config_store import DuplicateNameError, FileConfigStore, LogConfigStore
 from dacapo_store.converter import TYPE_KEY, ConversionError, UnknownTypeError
 from dacapo_store.converter import converter as plain_converter
 from dacapo_store.errors import ConfigMissingError, NotImportedError
 from dacapo_store.history import TRAINING, VALIDATION, Kind
+from dacapo_store.mongo_stores import MongoConfigStore, MongoStatsStore, base_address
 from dacapo_store.names import run_name_of
-from dacapo_store.stats_store import FileStatsStore
+from dacapo_store.options import KNOWN_STORE_TYPES
+from dacapo_store.stats_store import FileStatsStore, LogStatsStore
 from dacapo_store.training_iteration_stats import no_garbage
 from dacapo_store.weights_store import LocalWeightsStore
 
@@ -59,27 +61,62 @@ _CONFIG_TYPES: Final = {
 }
 
 
-def base_directory() -> Any:
-    """The base directory that DaCapo's own options name now, as its kind of path.
+def config_store_of_options() -> Any:
+    """The config store that DaCapo's own options ask for now.
 
     Raises:
-        ValueError: The options ask for another kind of store than files.
+        ValueError: They ask for a type that is not known here, or do not say which database.
     """
-    options = Options.instance()
-    if options.type != "files":
-        raise ValueError(
-            f"dacapo.yaml says type: {options.type}; dacapo-store keeps everything in runs_base_dir: "
-            "say type: files, or go without DACAPO_STORE_COMPAT"
-        )
+    options = _options()
+    if options.type == "mongo":
+        return DaCapoMongoConfigStore(*_database(options), files=options.runs_base_dir)
+    return DaCapoConfigStore(options.runs_base_dir / "configs")
+
+
+def stats_store_of_options() -> Any:
+    """The stats store that DaCapo's own options ask for now.
+
+    Raises:
+        ValueError: They ask for a type that is not known here, or do not say which database.
+    """
+    options = _options()
+    if options.type == "mongo":
+        return DaCapoMongoStatsStore(*_database(options), files=options.runs_base_dir)
+    return DaCapoStatsStore(options.runs_base_dir / "stats")
+
+
+def base_of_options() -> Any:
+    """The base that DaCapo's own options name now: a directory, as its kind of path, or an address.
+
+    Raises:
+        ValueError: They ask for a type that is not known here, or do not say which database.
+    """
+    options = _options()
+    if options.type == "mongo":
+        return base_address(*_database(options), options.runs_base_dir)
     return options.runs_base_dir
+
+
+def _options() -> Any:
+    options = Options.instance()
+    if options.type not in KNOWN_STORE_TYPES:
+        known = " or ".join(f"type: {name}" for name in KNOWN_STORE_TYPES)
+        raise ValueError(
+            f"dacapo.yaml says type: {options.type}; say {known}, or go without DACAPO_STORE_COMPAT"
+        )
+    return options
+
+
+def _database(options: Any) -> tuple[str, str]:
+    return options.mongo_db_host or "", options.mongo_db_name or ""
 
 
 class DaCapoDuplicateNameError(DuplicateNameError, config_store.DuplicateNameError):  # type: ignore[misc]
     """Ours and DaCapo's in one; see ``dacapo_store.DuplicateNameError``."""
 
 
-class DaCapoConfigStore(FileConfigStore, config_store.ConfigStore):  # type: ignore[misc]
-    """The config store of a base directory, for DaCapo's configs."""
+class _DaCapoConfigs(LogConfigStore):
+    """A config store for DaCapo's configs."""
 
     duplicate_name_error_type: ClassVar[type[DuplicateNameError]] = DaCapoDuplicateNameError
 
@@ -97,14 +134,22 @@ class DaCapoConfigStore(FileConfigStore, config_store.ConfigStore):  # type: ign
             raise _not_made(path, name)
         return config
 
+
+class DaCapoConfigStore(_DaCapoConfigs, FileConfigStore, config_store.ConfigStore):  # type: ignore[misc]
+    """The config store of a base directory, for DaCapo's configs."""
+
     def _missing(self, kind: str, name: str) -> ConfigMissingError:
         error = super()._missing(kind, name)
         file = self.path / kind / f"{name}.yaml"
         return ConfigMissingError(f"{error}; {_import_hint(file)}") if file.exists() else error
 
 
-class DaCapoStatsStore(FileStatsStore, stats_store.StatsStore):  # type: ignore[misc]
-    """The stats store of a base directory, for DaCapo's stats and scores."""
+class DaCapoMongoConfigStore(_DaCapoConfigs, MongoConfigStore, config_store.ConfigStore):  # type: ignore[misc]
+    """The config store of a database, for DaCapo's configs."""
+
+
+class _DaCapoStats(LogStatsStore):
+    """A stats store for DaCapo's stats and scores."""
 
     def store_training_stats(self, run_name: Any, stats: Any) -> None:
         """Store the training stats of a run; see ``dacapo_store.StatsStore``.
@@ -112,7 +157,7 @@ class DaCapoStatsStore(FileStatsStore, stats_store.StatsStore):  # type: ignore[
         Raises:
             NotImportedError: DaCapo's own store has stats of this run, and this history has none.
         """
-        self._require_imported(TRAINING, run_name, self.training_stats)
+        self._require_imported(TRAINING, run_name)
         super().store_training_stats(run_name, stats)
 
     def retrieve_training_stats(self, run_name: Any, subsample: bool = False) -> Any:  # noqa: FBT001, FBT002 - DaCapo's signature
@@ -121,7 +166,7 @@ class DaCapoStatsStore(FileStatsStore, stats_store.StatsStore):  # type: ignore[
         Raises:
             NotImportedError: DaCapo's own store has stats of this run, and this history has none.
         """
-        self._require_imported(TRAINING, run_name, self.training_stats)
+        self._require_imported(TRAINING, run_name)
         return _dacapo_stats(super().retrieve_training_stats(run_name, subsample))
 
     def store_validation_iteration_scores(self, run_name: Any, scores: Any) -> None:
@@ -130,7 +175,7 @@ class DaCapoStatsStore(FileStatsStore, stats_store.StatsStore):  # type: ignore[
         Raises:
             NotImportedError: DaCapo's own store has scores of this run, and this history has none.
         """
-        self._require_imported(VALIDATION, run_name, self.validation_scores)
+        self._require_imported(VALIDATION, run_name)
         super().store_validation_iteration_scores(run_name, scores)
 
     def retrieve_validation_iteration_scores(
@@ -144,15 +189,27 @@ class DaCapoStatsStore(FileStatsStore, stats_store.StatsStore):  # type: ignore[
         Raises:
             NotImportedError: DaCapo's own store has scores of this run, and this history has none.
         """
-        self._require_imported(VALIDATION, run_name, self.validation_scores)
+        self._require_imported(VALIDATION, run_name)
         scores = super().retrieve_validation_iteration_scores(run_name, subsample, validation_interval)
         return [ValidationIterationScores(each.iteration, each.scores) for each in scores]
 
-    def _require_imported(self, kind: Kind[Any], run_name: Any, folder: Any) -> None:
+    def _require_imported(self, kind: Kind[Any], run_name: Any) -> None:
+        """Whoever opens a database has been told before of what is in it and was not imported."""
+
+
+class DaCapoStatsStore(_DaCapoStats, FileStatsStore, stats_store.StatsStore):  # type: ignore[misc]
+    """The stats store of a base directory, for DaCapo's stats and scores."""
+
+    def _require_imported(self, kind: Kind[Any], run_name: Any) -> None:
         run = run_name_of(run_name)
         if self._base.log.stream_version(kind.stream(run)) is None:
+            folder = self.training_stats if kind is TRAINING else self.validation_scores
             # Only a run whose name can be a folder's has files of DaCapo's.
             _refuse_files(run, [] if "/" in run else [folder / run])
+
+
+class DaCapoMongoStatsStore(_DaCapoStats, MongoStatsStore, stats_store.StatsStore):  # type: ignore[misc]
+    """The stats store of a database, for DaCapo's stats and scores."""
 
 
 class DaCapoWeightsStore(LocalWeightsStore, weights_store.WeightsStore):  # type: ignore[misc]

@@ -46,11 +46,10 @@ def make_dacapo(folder: Path, create_store: str = OWN) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that Python imports from; what was imported from it and installed is undone."""
     stores = SimpleNamespace(
-        base_directory=lambda: Path("base"),
-        **{
-            f"DaCapo{kind}Store": functools.partial("{} {}".format, kind)
-            for kind in ("Config", "Stats", "Weights", "Array")
-        },
+        base_of_options=lambda: Path("base"),
+        config_store_of_options=lambda: "Config base/configs",
+        stats_store_of_options=lambda: "Stats base/stats",
+        **{f"DaCapo{kind}Store": functools.partial("{} {}".format, kind) for kind in ("Weights", "Array")},
     )
     # The real module imports the real DaCapo, which is not in this environment.
     monkeypatch.setitem(sys.modules, "dacapo_store.compat.stores", stores)  # type: ignore[misc]

@@ -14,15 +14,16 @@ import dacapo
 import pytest
 import torch
 from dacapo.experiments import TrainingIterationStats, TrainingStats
-from dacapo.store import create_store
+from dacapo.store import config_store, create_store
 from dacapo.store.file_config_store import FileConfigStore
 from dacapo.store.file_stats_store import FileStatsStore
 from dacapo.store.local_weights_store import LocalWeightsStore
+from pymongo import MongoClient
 from upath import UPath
 
 import dacapo_store
 from dacapo_store import compat
-from dacapo_store.errors import NotImportedError
+from dacapo_store.errors import NotImportedError, UnimportedDatabaseError
 from tools.upstream import experiment, process
 
 
@@ -88,13 +89,49 @@ def test_without_the_variable_a_process_has_dacapos_own(tmp_path: Path) -> None:
     assert "'dacapo'" not in printed["ours"]
 
 
-def test_options_that_ask_for_a_database_are_refused(base: Path) -> None:
+def _say(base: Path, options: str) -> None:
+    (base.parent / "dacapo.yaml").write_text(f"{options}\nruns_base_dir: {base}\n")
+
+
+def test_options_that_ask_for_a_database_get_it(base: Path, mongodb: tuple[str, str]) -> None:
+    """Configs and stats are in its log and shown in DaCapo's collections; weights are files."""
+    host, name = mongodb
+    _say(base, f"type: mongo\nmongo_db_host: {host}\nmongo_db_name: {name}")
+    configs, stats = create_store.create_config_store(), create_store.create_stats_store()
+    config = experiment.run_config(base.parent, iterations=10, name="run")
+    configs.store_run_config(config)
+    assert configs.retrieve_run_config("run").trainer_config == config.trainer_config
+    stored = TrainingStats([TrainingIterationStats(iteration=n, loss=0.5, time=0.1) for n in range(3)])
+    stats.store_training_stats("run", stored)
+    assert stats.retrieve_training_stats("run") == stored
+    create_store.create_weights_store().store_weights(own_run(), 3)
+    assert create_store.create_weights_store().latest_iteration("run") == 3
+    assert (base / "run" / "checkpoints").is_dir()
+    assert not (base / "events").exists()
+    assert type(create_store.create_array_store()).__module__ == "dacapo_store.compat.stores"
+    assert [document["name"] for document in configs.runs.find()] == ["run"]
+    assert stats.training_stats.count_documents({"run_name": "run"}) == 3
+    with pytest.raises(config_store.DuplicateNameError):
+        configs.store_run_config(experiment.run_config(base.parent, iterations=20, name="run"))
+
+
+def test_a_database_of_dacapos_own_is_not_begun_anew(base: Path, mongodb: tuple[str, str]) -> None:
+    """It is to be imported; nothing in it is touched."""
+    host, name = mongodb
+    with MongoClient(host) as client:
+        client[name]["tasks"].insert_one({"name": "cells"})
+    _say(base, f"type: mongo\nmongo_db_host: {host}\nmongo_db_name: {name}")
+    for factory in ("create_config_store", "create_stats_store"):
+        with pytest.raises(UnimportedDatabaseError, match="--from-mongo"):
+            getattr(create_store, factory)()
+
+
+@pytest.mark.parametrize("options", ["type: mongo", "type: redis"])
+def test_options_that_say_too_little_or_something_else_are_refused(base: Path, options: str) -> None:
     """Configs would be where nobody looks for them."""
-    (base.parent / "dacapo.yaml").write_text(
-        f"type: mongo\nmongo_db_host: localhost\nmongo_db_name: x\nruns_base_dir: {base}\n"
-    )
+    _say(base, options)
     for factory in FACTORIES:
-        with pytest.raises(ValueError, match="mongo"):
+        with pytest.raises(ValueError, match=r"mongo_db_host|type: files or type: mongo"):
             getattr(create_store, factory)()
 
 
