@@ -502,12 +502,16 @@ class Place:
         """Its log."""
         return Location.of(self.base(number)).log
 
+    def say(self) -> None:
+        """Say in the environment where this host keeps what it derives; nothing outlasts the history."""
+        os.environ |= {
+            "DACAPO_STORE_CACHE": str(self.folder / "cache"),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+        }
+
 
 def _open(program: Program, place: Place, number: int) -> _Subject:
-    os.environ |= {
-        "DACAPO_STORE_CACHE": str(place.folder / "cache"),
-        "XDG_STATE_HOME": str(place.folder / "state"),
-    }
+    place.say()
     if program.kind == "log":
         return _Log(place.log(number), program.segment_bytes_max)
     return _Stores(place.base(number), program.segment_bytes_max)
@@ -679,6 +683,7 @@ class Crew:
 
     def perform(self, program: Program, place: Place) -> History:
         """Let a program happen in an empty place."""
+        place.say()  # for who reads the log afterwards, here
         parts = _Notes()
         inherited = None
         if any(process.start == "inherit" for process in program.processes):
