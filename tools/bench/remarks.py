@@ -61,12 +61,14 @@ MEANING: Final = {
 
 MISSED: Final = {
     "B1": (
-        "A sync of a file that grows makes the file system write its journal, too; SQLite overwrites its "
-        "log in place, and the plain append pays what we pay. Space that is filled with zeros beforehand "
-        "would pass both. It needs the log's end found by reading and recovery thought through again, so "
-        "it waits."
+        "This disk confirms a sync in a time that is shorter than the way from an event to its sealed frame "
+        "and back takes in Python; the slower the disk, the nearer the rows. Zeros written beforehand would "
+        "spare a tenth (`decisions/0010-no-preallocation.md`)."
     ),
-    "B2": "Each process reads what the others have appended before it decides, one commit after the other.",
+    "B2": (
+        "Writers take turns, and each reads what the others have appended before it decides; SQLite lets one "
+        "of them go on while the others wait for seconds (`decisions/0023-keys-without-arrow.md`)."
+    ),
     "B3": (
         "Python runs the way from an event to its sealed frame, some 150 calls; the profile has no peak "
         "(`decisions/0009-messages-written-directly.md`). More would take that path in C."
