@@ -209,7 +209,10 @@ class _Condition(_Lock):
 def taking_turns(turns: Turns, *modules: Any) -> Iterator[None]:
     """Inside, what these modules lock and wait for is done in turns."""
     locks = SimpleNamespace(
-        Lock=lambda: _Lock(turns), RLock=lambda: _Lock(turns), Condition=lambda: _Condition(turns)
+        Lock=lambda: _Lock(turns),
+        RLock=lambda: _Lock(turns),
+        Condition=lambda: _Condition(turns),
+        local=threading.local,
     )
     flocks = SimpleNamespace(
         LOCK_EX=fcntl.LOCK_EX, LOCK_UN=fcntl.LOCK_UN, flock=lambda *call: _flock(turns, *call)
