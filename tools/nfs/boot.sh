@@ -16,4 +16,4 @@ ip link set vec0 up
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/run/home TMPDIR=/run/tmp PYTHONPATH="$source" PYTHONDONTWRITEBYTECODE=1
 cd "$source"
-exec "$python" -m tools.nfs.agent
+exec "$python" -m tools.nfs.command_server

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tools.nfs.agent import END, PORT
+from tools.nfs.command_server import END, PORT
 
 NETWORK: Final = "10.91.74"
 _SOURCE: Final = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Runs commands on a machine: one connection, one command. ``python -m tools.nfs.agent`` serves them.
+"""Runs commands on a machine, one a connection. ``python -m tools.nfs.command_server`` serves them.
 
 A line of JSON says what to run; what it writes goes through the connection as it is written, and its exit
 status ends it. What has come through is known, even if the machine is no more.
