@@ -632,7 +632,7 @@ class NumberedStorage:
             for size in sizes:
                 self._make_block(size, count // size - 1)
         except (EventStoreError, UnclearError, RefusedError, OSError) as error:
-            logger.warning("a block of commits was not made: %s. It is derived.", error)
+            _tell_not_made("a block of commits", error)
 
     def _make_block(self, size: int, number: int) -> None:
         segments = self._segments
@@ -705,7 +705,7 @@ class NumberedStorage:
         try:
             self._make_segment(block)
         except (EventStoreError, UnclearError) as error:
-            logger.warning("%s was not made: %s. It is derived.", segment_name(block), error)
+            _tell_not_made(segment_name(block), error)
 
     def _is_complete(self, block: int) -> bool:
         return bool(self._read((block + 1) * COMMITS - 1, 1, "compact the log"))
@@ -752,3 +752,11 @@ def _folder_of_log(cache: Path | None, log_id: bytes) -> Path | None:
         logger.warning("%s cannot be made (%s): what is read of the log is not kept.", folder, error)
         return None
     return folder
+
+
+def _tell_not_made(what: str, error: Exception) -> None:
+    """A store that does not answer now is the weather: the next who passes makes it."""
+    is_weather = isinstance(error, StorageUnavailableError | UnclearError)
+    logger.log(
+        logging.INFO if is_weather else logging.WARNING, "%s was not made: %s. It is derived.", what, error
+    )
