@@ -131,6 +131,7 @@ VALIDATION: Final = Kind("validation", ValidationRows, ValidationEpochBegun, Val
 
 def storing(kind: Kind[R], run: str, history: History[R], given: R) -> list[Event]:
     """The events that follow when ``given`` is stored: none when it brings nothing new."""
+    # What lies behind all that is in view needs no comparing, nor the rows as one.
     if len(given) and (history.ends is None or given.iterations.min() > history.ends):
         return given.recorded(run, history.epoch)
     return _recording(kind, run, history, change(history.rows, given))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 from eventstore.errors import CommitUnknownError, StorageUnavailableError
 from eventstore.log import EventLog
 from eventstore.model import Event
+from eventstore.storage.numbered import CommitStore
+from eventstore.storage.numbered.storage import NumberedStorage
+from eventstore.testing.commit_stores import FaultyCommitStore
 
 _SHARED_STREAM = "all"
 
@@ -53,3 +58,38 @@ class Witness:
             versions = [event.stream_version for event in events if event.stream == stream]
             assert versions == list(range(len(versions)))
         assert log.verify().ok
+
+
+def check_late_requests(store: CommitStore, *, seed: int, share: float, patience: float) -> None:
+    """Fail unless what was given up on three bad networks, and arrives late, stands where nothing else does.
+
+    Args:
+        store: An empty engine.
+        seed: Of the networks' dice.
+        share: How many requests meet a fault, 0 to 1.
+        patience: For so many seconds a writer asks again.
+    """
+    NumberedStorage(store, read_only=False)
+    networks = [FaultyCommitStore(store, seed=seed + number, share=share) for number in range(3)]
+    witness = Witness()
+
+    def write(number: int) -> None:
+        witness.write(opened(networks[number], patience), f"w{number}", 5)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(len(networks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for network in networks:
+        network.arrive()
+    witness.check(EventLog(NumberedStorage(store, read_only=False)))
+
+
+def opened(network: FaultyCommitStore, patience: float) -> EventLog:
+    """The log on a bad network, however often that must be tried."""
+    while True:
+        try:
+            return EventLog(NumberedStorage(network, read_only=False, patience_seconds=patience))
+        except StorageUnavailableError:
+            continue

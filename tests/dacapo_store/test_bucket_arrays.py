@@ -10,8 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,29 +23,10 @@ from dacapo_store.base import Base
 from dacapo_store.bucket_arrays import RemovalNotes
 from dacapo_store.maintenance import collect_garbage
 from eventstore import open_bucket
-from tools.stores.moto_server import moto_server
 
 pytest.importorskip("s3fs")
 
 IS_ZARR_2 = zarr.__version__.startswith("2")
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """Serve a bucket for all tests."""
-    with moto_server() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def address(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a base of its own."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return f"s3://bucket/base-{next(_numbers)}?endpoint={endpoint}&region=us-east-1"
 
 
 @pytest.fixture

@@ -5,19 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from eventstore import Event, EventLog, StorageUnavailableError, UnsuitableStorageError, examine
+from eventstore import Event, EventLog, UnsuitableStorageError, examine
 from eventstore.storage.addresses import Address, open_store
-from eventstore.storage.numbered import NumberedStorage
-from eventstore.testing.commit_stores import FaultyCommitStore
 from eventstore.testing.contract import LogContract, OpenLog
-from eventstore.testing.witness import Witness
+from eventstore.testing.witness import check_late_requests
 from tools.stores.emulators import Azurite, missing
 from tools.stores.writers import Writers
 from tools.tcp_proxy import TcpProxy
@@ -117,32 +114,7 @@ def test_requests_that_come_late_are_decided_by_the_store(
     """What was given up may arrive, and never stands where another does."""
     parsed = Address.parse(azurite.address(f"late-{seed}"))
     store = open_store(parsed, read_only=False)
-    NumberedStorage(store, read_only=False)
-    networks = [FaultyCommitStore(store, seed=seed + number, share=share) for number in range(3)]
-    witness = Witness()
-    threads = [
-        threading.Thread(
-            target=lambda number=number, network=network: witness.write(
-                _opened(network, patience), f"w{number}", 5
-            )
-        )
-        for number, network in enumerate(networks)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for network in networks:
-        network.arrive()
-    witness.check(EventLog(NumberedStorage(store, read_only=False)))
-
-
-def _opened(network: FaultyCommitStore, patience: float) -> EventLog:
-    while True:
-        try:
-            return EventLog(NumberedStorage(network, read_only=False, patience_seconds=patience))
-        except StorageUnavailableError:
-            continue
+    check_late_requests(store, seed=seed, share=share, patience=patience)
 
 
 def test_writers_are_killed_and_the_store_pauses_and_starts_again(azurite: Azurite, tmp_path: Path) -> None:

@@ -645,6 +645,34 @@ def _events_of(data: bytes) -> list[RecordedEvent]:
     return list(recorded_events(pa.ipc.open_stream(data).read_all().to_batches()[0]))
 
 
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (UnclearError("timed out"), "INFO"),
+        (StorageUnavailableError("does not answer", path="memory://"), "INFO"),
+        (RefusedError("no such right"), "WARNING"),
+        (OSError("disk full"), "WARNING"),
+    ],
+)
+def test_a_block_that_could_not_be_made_is_told(
+    error: Exception, level: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that does not answer is the weather; one that refuses needs somebody who looks."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    store = _Counting()
+    monkeypatch.setattr(NumberedStorage, "_joined", fail)
+    with caplog.at_level("INFO", logger="eventstore"):
+        _crowd(store, 20)
+    told = [record for record in caplog.records if "a block of commits was not made" in record.message]
+    assert told
+    assert {record.levelname for record in told} == {level}
+    with _log(store) as log:
+        assert [event.position for event in log.read()] == list(range(19))
+
+
 def test_segments_are_made_of_blocks() -> None:
     """A sixteenth of the requests, and the same bytes."""
     store = _Counting()

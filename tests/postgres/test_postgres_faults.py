@@ -14,13 +14,10 @@ import pytest
 from eventstore import (
     Event,
     EventLog,
-    StorageUnavailableError,
 )
 from eventstore.storage.addresses import Address as ParsedAddress
-from eventstore.storage.numbered import NumberedStorage
 from eventstore.storage.postgres import PostgresTable, open_store
-from eventstore.testing.commit_stores import FaultyCommitStore
-from eventstore.testing.witness import Witness
+from eventstore.testing.witness import check_late_requests
 from tools.postgres import PASSWORD, PostgresServer
 from tools.tcp_proxy import TcpProxy
 
@@ -216,31 +213,4 @@ def test_requests_that_come_late_are_decided_by_the_table(
 ) -> None:
     """As on the engine in memory: what was given up may arrive, and never stands where another does."""
     store = tables()
-    NumberedStorage(store, read_only=False)
-    networks = [FaultyCommitStore(store, seed=seed + number, share=share) for number in range(3)]
-    witness = Witness()
-
-    threads = [
-        threading.Thread(
-            target=lambda number=number, network=network: witness.write(
-                _opened(network, patience), f"w{number}", 5
-            )
-        )
-        for number, network in enumerate(networks)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for network in networks:
-        network.arrive()
-    log = EventLog(NumberedStorage(store, read_only=False))
-    witness.check(log)
-
-
-def _opened(network: FaultyCommitStore, patience: float) -> EventLog:
-    while True:
-        try:
-            return EventLog(NumberedStorage(network, read_only=False, patience_seconds=patience))
-        except StorageUnavailableError:
-            continue
+    check_late_requests(store, seed=seed, share=share, patience=patience)
