@@ -30,13 +30,13 @@ from dacapo_store.process_record import process_record
 from dacapo_store.provenance import event_metadata
 from eventstore import (
     Commit,
+    EncodedMapping,
     Event,
     EventLog,
     EventStoreError,
     ExpectedVersionError,
     ReadOnlyLogError,
     RecordedEvent,
-    SharedMetadata,
     StreamAppend,
     files,
 )
@@ -399,7 +399,7 @@ def _at(path: str, read_only: bool) -> Base:  # noqa: FBT001 - pickle passes arg
     return Base.at(path, read_only=read_only)
 
 
-def _with_metadata(event: Event, metadata: SharedMetadata) -> Event:
+def _with_metadata(event: Event, metadata: EncodedMapping) -> Event:
     """The event with who and where; what it says itself comes first."""
     told = {**metadata, **event.metadata} if event.metadata else metadata
     return msgspec.structs.replace(event, metadata=told)

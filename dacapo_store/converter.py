@@ -32,12 +32,14 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import enum
+import operator
 import pathlib
 import sys
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
+from functools import cache, partial
 from typing import Any, Final, Protocol, TypeVar, overload
 
 import msgspec
@@ -49,6 +51,7 @@ _AnyType = TypeVar("_AnyType", bound=type)
 
 TYPE_KEY: Final = "__type__"
 VALUE_KEY: Final = "__value__"
+_OWN_KEYS: Final = frozenset({TYPE_KEY, VALUE_KEY})
 
 Hook = Callable[[Any], Any]
 
@@ -269,6 +272,8 @@ class Converter:
         if id(obj) in above:
             raise ConversionError(f"{path}: the object holds itself; a document cannot", path=path)
         above = (*above, id(obj))
+        if cls is list or cls is tuple:
+            return cls(self._items(obj, path, above))
         if cls in self._by_class:
             return self._typed(self._by_class[cls], obj, path, above)
         if isinstance(obj, enum.Enum) or _has_fields(cls):
@@ -303,10 +308,10 @@ class Converter:
                 path=path,
             )
         if type(content) is dict and kind.may_inline(content):
-            fields = {
-                key: self._unstructure(item, _key_path(path, key), above) for key, item in content.items()
+            return {TYPE_KEY: kind.name} | {
+                key: item if type(item) in _PLAIN else self._unstructure(item, _key_path(path, key), above)
+                for key, item in content.items()
             }
-            return {TYPE_KEY: kind.name, **fields}
         return {TYPE_KEY: kind.name, VALUE_KEY: self._unstructure(content, path, above)}
 
     def _mapping(self, obj: Mapping[Any, Any], path: str, above: tuple[int, ...]) -> dict[Any, Any]:
@@ -328,11 +333,14 @@ class Converter:
         return dict(pairs)
 
     def _items(self, obj: Collection[Any], path: str, above: tuple[int, ...]) -> list[Any]:
-        return [self._unstructure(item, f"{path}[{index}]", above) for index, item in enumerate(obj)]
+        if _PLAIN.issuperset(map(type, obj)):
+            return list(obj)
+        return [
+            item if type(item) in _PLAIN else self._unstructure(item, f"{path}[{index}]", above)
+            for index, item in enumerate(obj)
+        ]
 
     def _tuple(self, obj: tuple[Any, ...], path: str, above: tuple[int, ...]) -> Any:
-        if type(obj) is tuple:
-            return tuple(self._items(obj, path, above))
         return self._typed(self._kind_of_tuple(obj, path), obj, path, above)
 
     def _set(self, obj: AbstractSet[Any], path: str, above: tuple[int, ...]) -> Any:
@@ -365,12 +373,17 @@ class Converter:
     def _structure(self, document: Any, path: str) -> Any:
         cls = type(document)
         if cls is list or cls is tuple:
-            return cls(self._structure(item, f"{path}[{index}]") for index, item in enumerate(document))
+            return cls(
+                [
+                    item if type(item) in _PLAIN else self._structure(item, f"{path}[{index}]")
+                    for index, item in enumerate(document)
+                ]
+            )
         if cls is not dict:
             return document
         name = document.get(TYPE_KEY)
         content = {
-            key: self._structure(item, _key_path(path, key))
+            key: item if type(item) in _PLAIN else self._structure(item, _key_path(path, key))
             for key, item in document.items()
             if key != TYPE_KEY
         }
@@ -436,6 +449,8 @@ def documents_equal(a: Any, b: Any, ignore: Collection[str] | None = ()) -> bool
 
 
 def _equal(a: Any, b: Any) -> bool:
+    if type(a) is type(b) and type(a) in _SIMPLE:
+        return bool(a == b)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(_equal(value, b[key]) for key, value in a.items())
     for kind in (list, tuple, set, frozenset):
@@ -469,11 +484,11 @@ class _Kind:
 
     def content(self, obj: Any) -> Any:
         """What an instance holds."""
-        return _content_of(obj) if self.unstructure is None else self.unstructure(obj)
+        return (self.unstructure or _apart(self.cls))(obj)
 
     def may_inline(self, content: dict[Any, Any]) -> bool:
         """Whether the content's keys can stand beside ``__type__``."""
-        return all(type(key) is str and key not in (TYPE_KEY, VALUE_KEY) for key in content)
+        return content.keys().isdisjoint(_OWN_KEYS) and all(type(key) is str for key in content)
 
     def make(self, content: Any) -> Any:
         """The instance that holds this."""
@@ -501,25 +516,32 @@ def _is_convertible(cls: type) -> bool:
     return _has_fields(cls) or issubclass(cls, (enum.Enum, *_BASES))
 
 
-def _content_of(obj: Any) -> Any:
-    cls = type(obj)
-    if isinstance(obj, enum.Flag):
-        return obj.value  # several flags together have no name of their own
-    if isinstance(obj, enum.Enum):
-        return obj.name
+@cache
+def _apart(cls: Any) -> Hook:
+    """What takes the instances of a class apart that is convertible."""
+    if issubclass(cls, enum.Flag):
+        return operator.attrgetter("value")  # several flags together have no name of their own
+    if issubclass(cls, enum.Enum):
+        return operator.attrgetter("name")
     if _has_fields(cls):
-        # An attribute that was never set (init=False, no default) stays so, and so does msgspec's UNSET.
-        values = {name: getattr(obj, name, msgspec.UNSET) for name, _ in _fields(cls)}
-        return {name: value for name, value in values.items() if value is not msgspec.UNSET}
-    return _base_value(obj, next(base for base in _BASES if isinstance(obj, base)))
+        return partial(_values_of, tuple(name for name, _ in _fields(cls)))
+    base = next(base for base in _BASES if issubclass(cls, base))
+    return lambda obj: _base_value(obj, base)
 
 
-def _parts(cls: type) -> list[str]:
+def _values_of(names: Sequence[str], obj: Any) -> dict[str, Any]:
+    # An attribute that was never set (init=False, no default) stays so, and so does msgspec's UNSET.
+    values = {name: getattr(obj, name, msgspec.UNSET) for name in names}
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+
+
+def _parts(cls: Any) -> list[str]:
     """The names of the fields or of the enum's members."""
     return list(cls.__members__) if issubclass(cls, enum.Enum) else [name for name, _ in _fields(cls)]
 
 
-def _fields(cls: type) -> list[tuple[str, str | None]]:
+@cache
+def _fields(cls: type[Any]) -> list[tuple[str, str | None]]:
     """The fields as (attribute, argument of the constructor); None where it takes none."""
     if hasattr(cls, "__attrs_attrs__"):
         return [
@@ -532,7 +554,7 @@ def _fields(cls: type) -> list[tuple[str, str | None]]:
     return [(name, name) for name in names]
 
 
-def _make_from_fields(cls: type, content: Any) -> Any:
+def _make_from_fields(cls: Any, content: Any) -> Any:
     if not isinstance(content, dict):
         raise TypeError(f"expected its fields, not {type(content).__name__}")
     rest = dict(content)
@@ -603,6 +625,9 @@ _PLAIN: Final = frozenset(
         type(pathlib.Path()),
     }
 )
+
+# Those of them whose values are equal when == says so.
+_SIMPLE: Final = frozenset({type(None), bool, int, str, bytes})
 
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 

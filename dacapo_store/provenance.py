@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from eventstore import SharedMetadata
+from eventstore import EncodedMapping
 
 _actor: ContextVar[str | None] = ContextVar("dacapo_store_actor", default=None)
 
@@ -25,15 +25,15 @@ def set_actor(name: str | None) -> None:
     _actor.set(name)
 
 
-def event_metadata() -> SharedMetadata:
+def event_metadata() -> EncodedMapping:
     """Actor, user, host, pid, program and git commit of the writer, as far as they can be told."""
     return _metadata(_named_actor(), os.getpid())
 
 
 @functools.lru_cache(maxsize=16)
-def _metadata(named_actor: str | None, pid: int) -> SharedMetadata:
+def _metadata(named_actor: str | None, pid: int) -> EncodedMapping:
     """Every event has it, so it is put together once for each actor."""
-    return SharedMetadata({"actor": named_actor or _user(), **_process_metadata(pid)})
+    return EncodedMapping({"actor": named_actor or _user(), **_process_metadata(pid)})
 
 
 def actor() -> str:

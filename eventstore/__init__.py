@@ -3,7 +3,6 @@
 Nothing here knows of experiments, DuckDB or torch. Start with ``EventLog.open``.
 """
 
-from eventstore.encoding import SharedMetadata
 from eventstore.errors import (
     CommitUnknownError,
     DamagedLogError,
@@ -31,6 +30,7 @@ from eventstore.model import (
     NO_STREAM,
     STREAM_EXISTS,
     Commit,
+    EncodedMapping,
     Event,
     ExpectedVersion,
     Finding,
@@ -69,6 +69,7 @@ __all__ = [
     "DamagedLogError",
     "Diagnosis",
     "DuplicateEventError",
+    "EncodedMapping",
     "Event",
     "EventLog",
     "EventStoreError",
@@ -88,7 +89,6 @@ __all__ = [
     "ReencodingReport",
     "RepairPlan",
     "SchemaVersionError",
-    "SharedMetadata",
     "StorageError",
     "StorageUnavailableError",
     "StreamAppend",

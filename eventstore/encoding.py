@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -22,7 +22,7 @@ from eventstore import tagged_json
 from eventstore.errors import InvalidEventError
 from eventstore.format import Numbers
 from eventstore.identifiers import new_ids
-from eventstore.model import Event
+from eventstore.model import EncodedMapping, Event
 
 NAME_BYTES_MAX: Final = 4096
 SCHEMA_VERSION_MAX: Final = 0xFFFF
@@ -47,30 +47,7 @@ class EncodedEvent(msgspec.Struct, frozen=True):
     content_digest: bytes
 
 
-class SharedMetadata(Mapping[str, Any]):
-    """Metadata that many events have in common; made into text once, and never changed.
-
-    Raises:
-        InvalidEventError: As an append of an event with this metadata would.
-    """
-
-    __slots__ = ("_items", "text")
-
-    def __init__(self, items: Mapping[str, Any]) -> None:
-        self._items = dict(items)
-        self.text: Final = tagged_json.encode_utf8(self._items)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._items[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-_METADATA: Final = frozenset({dict, SharedMetadata})
+_METADATA: Final = frozenset({dict, EncodedMapping})
 
 
 def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
@@ -100,7 +77,7 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
             and type(event.metadata) in _METADATA
         ):
             _check_facts(event)
-        data = tagged_json.encode_utf8(event.data)
+        data = _text(event.data)
         # The events of a commit often share one object, or have none of it.
         given = event.metadata
         if given is not shared:
@@ -138,10 +115,12 @@ def encode_events(stream: str, events: Sequence[Event]) -> list[EncodedEvent]:
     return encoded
 
 
+def _text(value: Any) -> bytes:
+    return value.text if type(value) is EncodedMapping else tagged_json.encode_utf8(value)
+
+
 def _metadata_text(metadata: Mapping[str, Any]) -> bytes:
-    if type(metadata) is SharedMetadata:
-        return metadata.text
-    return tagged_json.encode_utf8(dict(metadata))
+    return _text(metadata if type(metadata) is EncodedMapping else dict(metadata))
 
 
 def _name(what: str, text: str) -> bytes:

@@ -22,7 +22,7 @@ import msgspec
 
 from eventstore import tagged_json
 from eventstore.errors import InvalidEventError, SchemaVersionError, UnknownEventTypeError
-from eventstore.model import Event, RecordedEvent
+from eventstore.model import EncodedMapping, Event, RecordedEvent
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -137,8 +137,10 @@ class EventTypes:
         if event_type is None:
             message = f"{type(struct).__qualname__} is not registered; decorate it with EventTypes.register"
             raise UnknownEventTypeError(message, type=type(struct).__qualname__)
-        data = _plain(struct)
-        _convert(tagged_json.decode(tagged_json.encode(data)), event_type, f"event {event_type.name!r}")
+        data = _encoded(struct)
+        if not _fits(data, event_type):
+            # What comes back may fit better: a number of numpy does as Python's own.
+            _convert(tagged_json.decode(data.text.decode()), event_type, f"event {event_type.name!r}")
         return Event(
             type=event_type.name,
             data=data,
@@ -201,10 +203,19 @@ class EventTypes:
             raise InvalidEventError(message)
 
 
+def _encoded(struct: msgspec.Struct) -> EncodedMapping:
+    fields = _fields_of(struct)
+    try:
+        return EncodedMapping(fields)
+    except InvalidEventError:
+        # Structs within are rare, and it takes as long to look for them as to encode everything.
+        return EncodedMapping({name: _plain(value) for name, value in fields.items()})
+
+
 def _plain(value: Any) -> Any:
     """Replace structs, also those within containers, by mappings of their encoded names."""
     if isinstance(value, msgspec.Struct):
-        return _plain_struct(value)
+        return _plain(_fields_of(value))
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -214,10 +225,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _plain_struct(struct: msgspec.Struct) -> dict[str, Any]:
+def _fields_of(struct: msgspec.Struct) -> dict[str, Any]:
+    """A struct's fields by their encoded names."""
     config = struct.__struct_config__
     names = zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
-    fields = {encoded: _plain(getattr(struct, name)) for name, encoded in names}
+    fields = {encoded: getattr(struct, name) for name, encoded in names}
     present = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
     return present if config.tag_field is None else {config.tag_field: config.tag, **present}
 
@@ -241,6 +253,14 @@ def _lifted(data: Any, schema_version: int, event_type: _EventType, where: str) 
             message = f"{where}: the upcaster from schema version {version} failed with {error!r}; mend it"
             raise SchemaVersionError(message, **facts) from error
     return data
+
+
+def _fits(data: EncodedMapping, event_type: _EventType) -> bool:
+    try:
+        msgspec.convert(data, event_type.struct, builtin_types=_NATIVE)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _convert(data: Any, event_type: _EventType, where: str) -> msgspec.Struct:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
@@ -61,6 +61,31 @@ class Event(msgspec.Struct, frozen=True):
     event_id: UUID | None = None
     metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
     recorded_at: datetime | None = None
+
+
+class EncodedMapping(Mapping[str, Any]):
+    """Data, or metadata that many events have in common; made into text once, and never changed.
+
+    What is appended is the text: whatever the mapping holds may be changed afterwards.
+
+    Raises:
+        InvalidEventError: As an append of an event with this would.
+    """
+
+    __slots__ = ("_items", "text")
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = dict(items)
+        self.text: Final = tagged_json.encode_utf8(self._items)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
 
 
 @dataclass(frozen=True, eq=False)

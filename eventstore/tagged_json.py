@@ -76,7 +76,6 @@ _Place = tuple[Any, Any] | None
 
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
-_FLOATS: Final = {float}
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -148,10 +147,18 @@ def _tag(value: Any, place: _Place, depth: int) -> Any:  # noqa: PLR0911 - one r
 def _tag_items(items: Collection[Any], place: _Place, depth: int) -> list[Any]:
     _check_depth(place, depth)
     kinds = set(map(type, items))
-    if kinds == _FLOATS and math.isfinite(sum(items)):
-        # A column of numbers, none of them infinite or NaN, or the sum would be.
+    if len(kinds) == 1 and _is_plain_column(kinds.pop(), items):
         return list(items)
     return [_tag(item, (place, index), depth + 1) for index, item in enumerate(items)]
+
+
+def _is_plain_column(kind: type, items: Collection[Any]) -> bool:
+    """Whether JSON has words for all items, of one type: seen at once, which spares looking at each."""
+    if kind is float:
+        return math.isfinite(sum(items))  # with one that is infinite or NaN, so is the sum
+    if kind is int:
+        return bool(min(items) >= _INT_MIN and max(items) <= _INT_MAX)
+    return kind is str and all(map(str.isascii, items))
 
 
 def _tag_mapping(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import numpy as np
 import pytest
 
 from eventstore import tagged_json
 from eventstore.errors import InvalidEventError, SchemaVersionError, UnknownEventTypeError
 from eventstore.event_types import EventTypes
+from eventstore.log import EventLog
 from eventstore.model import Event, RecordedEvent
 
 _ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -31,6 +33,10 @@ class _Level(enum.IntEnum):
 class _ConfigStored(msgspec.Struct, frozen=True):
     name: str
     document: Any = None
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    count: int
 
 
 @pytest.fixture
@@ -137,6 +143,25 @@ def test_a_field_that_cannot_be_stored_is_refused_with_its_place(types: EventTyp
     """The encoder's own error names the place within the document."""
     with pytest.raises(InvalidEventError, match=r"^\$\.document\.a\[0\]: object cannot be stored"):
         types.event(_ConfigStored("n", {"a": [object()]}))
+
+
+def test_what_is_appended_is_what_was_checked(types: EventTypes, tmp_path: pathlib.Path) -> None:
+    """The text is made once: whose document it was may go on with it."""
+    document = {"a": [1]}
+    event = types.event(_ConfigStored("n", document))
+    document["a"].append(object())  # type: ignore[arg-type]
+    with EventLog.open(tmp_path / "log") as log:
+        log.append("s", [event])
+        (recorded,) = log.read()
+    assert types.decode(recorded) == _ConfigStored("n", {"a": [1]})
+
+
+def test_a_number_of_numpy_fits_where_pythons_own_does(types: EventTypes) -> None:
+    """It comes back as one."""
+    types.register("Counted")(_Counted)
+    counted = _round_trip(types, _Counted(np.int64(3)))  # type: ignore[arg-type]
+    assert counted == _Counted(3)
+    assert type(counted.count) is int
 
 
 def test_an_unregistered_struct_is_refused(types: EventTypes) -> None:
