@@ -595,10 +595,13 @@ class EventLog:
         for place, position in enumerate(positions):
             last = place + 1 == len(positions)
             if last or positions[place + 1] - position > _NEAR_POSITIONS:
-                # One event alone needs no looking for its stream, which takes longer than to read it.
-                among_others = stream if place > start else None
-                for batch in self._batches(positions[start], position + 1, among_others, None):
-                    yield from recorded_events(batch)
+                if position - positions[start] == place - start:
+                    # All of them are the stream's: to join commits and look for it would take longer.
+                    for part in self._parts(positions[start], position + 1):
+                        yield from recorded_events(part.batch)
+                else:
+                    for batch in self._batches(positions[start], position + 1, stream, None):
+                        yield from recorded_events(batch)
                 start = place + 1
 
     # --- life

@@ -75,8 +75,10 @@ class LogState:
                 return False
             index, storage = self._index, self._adapter()
             start = index.tail.next_position
-            while storage.has_news(index.tail.next_position):
-                if not self._glance(storage) and self._fold_new():
+            while storage.has_news(before := index.tail.next_position):
+                if self._glance(storage):
+                    self._look_behind(before - start, index.tail.next_position - start)
+                elif self._fold_new():
                     break
             self._looked_at = began
             return index.tail.next_position != start
@@ -132,7 +134,7 @@ class LogState:
     # --- reading on
 
     def _glance(self, storage: Storage) -> bool:
-        """Take note of a few small commits; False when they have to be read."""
+        """Take note of some small commits; False when they have to be read."""
         glimpses = storage.glance(self._index.tail.next_position)
         for glimpse in glimpses:
             self._note(glimpse)
@@ -151,11 +153,14 @@ class LogState:
             if self._index.needs_writing:
                 self.keep_index()
                 return False
-            # So far behind, another process may have indexed what comes next.
             before, folded = folded, folded + sum(each.batch.num_rows for each in group)
-            if before < _LOOK_BEHIND_EVENTS <= folded and self._index.refresh(self._adapter().resume):
+            if self._look_behind(before, folded):
                 return False
         return True
+
+    def _look_behind(self, before: int, read: int) -> bool:
+        """After so many events read, another process may have indexed what comes next; True if it has."""
+        return before < _LOOK_BEHIND_EVENTS <= read and self._index.refresh(self._adapter().resume)
 
     def _fold(self, group: Sequence[StoredBatch]) -> None:
         """Take note of commits, together: Arrow takes as long for one row as for a hundred."""

@@ -98,9 +98,9 @@ class Storage(Protocol):
         """
 
     def glance(self, position: int) -> Sequence[Glimpse]:
-        """The commits from ``position`` on, checked as by ``read``, as far as one cheap look can tell.
+        """The commits from ``position`` on, checked as by ``read``, as far as a cheap look can tell.
 
-        Empty when ``read`` has to look: there is nothing, or much, or something is not as it should be.
+        Empty when ``read`` has to look: there is nothing, or something is not as it should be.
         """
 
     def read(

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -396,12 +397,15 @@ def test_processes_share_one_index(tmp_path: Path) -> None:
         assert longest_chain(names)[-1].next_position > 240
 
 
+@pytest.mark.parametrize("segment_bytes_max", [SEGMENT_BYTES_MAX, 64 << 20], ids=["rolled", "active"])
 def test_a_log_that_was_idle_takes_the_index_files_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segment_bytes_max: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads a little of what came, and then what comes behind their index files."""
     monkeypatch.setattr("eventstore.log_state._LOOK_BEHIND_EVENTS", 6)
     monkeypatch.setattr("eventstore.log_state._GROUP_COMMITS", 2)
+    monkeypatch.setattr("eventstore.storage.local.segment._GLANCE_BYTES", 2000)
+    open_log = partial(EventLog.open, segment_bytes_max=segment_bytes_max)
     with small_files(), open_log(tmp_path) as log, open_log(tmp_path) as idle:
         append(log, range(1))
         assert idle.next_position == 3

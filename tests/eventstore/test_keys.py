@@ -100,10 +100,23 @@ def test_writers_read_each_other_without_arrow(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_arrow")
-def test_more_than_a_look_takes_is_read(tmp_path: Path) -> None:
-    """Whoever is far behind reads the log, which asks Arrow."""
+def test_who_opens_a_log_or_is_far_behind_asks_no_arrow(tmp_path: Path) -> None:
+    """Many looks, one after the other; a commit that takes a look of its own is one of them."""
+    with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as idle:
+        for number in range(300):
+            log.append(
+                "s", [Event("A", {"text": "x" * (150_000 if number == 200 else 1_000)})], durability="os"
+            )
+        with EventLog.open(tmp_path) as fresh:
+            for each in (idle, fresh):
+                assert (each.next_position, each.chain) == (300, log.chain)
+
+
+@pytest.mark.usefixtures("without_arrow")
+def test_a_commit_that_is_too_large_for_a_look_is_read(tmp_path: Path) -> None:
+    """Some megabytes are more than a look is for."""
     with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
-        log.append("s", [Event("A", {"text": "x" * 100_000})])
+        log.append("s", [Event("A", {"text": "x" * 5_000_000})])
         with pytest.raises(AssertionError, match="Arrow was asked"):
             _ = other.next_position
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _WINDOW_BYTES_MIN = 1 << 14
 _WINDOW_BYTES_MAX = 1 << 20
 _NOTED_BYTES = 1 << 16
+_GLANCE_BYTES = 1 << 16
+_GLANCE_BYTES_MAX = 4 << 20
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
@@ -291,23 +293,24 @@ class Segment:
                 if expected > position:
                     yield frame
 
-    def fresh(self, bytes_max: int) -> Iterator[Frame]:
-        """Good frames behind the verified ones, by one look at the open file, none if there is more.
+    def fresh(self) -> Iterator[Frame]:
+        """Good frames behind the verified ones, by a look or two at the open file: the first few.
 
         Ends in front of the first that is not good.
         """
         assert self._descriptor is not None, "a segment that is kept open"
         offset = self.end.offset
-        data = files.read_at(self._descriptor, bytes_max, offset)
-        view = memoryview(data)
-        if len(view) == bytes_max:
-            return
-        while (seal := _seal_at_start(view)) is not None and len(view) >= seal.frame_bytes:
+        view = memoryview(files.read_at(self._descriptor, _GLANCE_BYTES, offset))
+        seal = _seal_at_start(view)
+        if seal is not None and len(view) < seal.frame_bytes <= _GLANCE_BYTES_MAX:
+            view = memoryview(files.read_at(self._descriptor, seal.frame_bytes, offset))
+        while seal is not None and len(view) >= seal.frame_bytes:
             if not log_format.digest_holds(view[: seal.frame_bytes], seal):
                 return
             yield Frame(offset, seal, view[: seal.frame_bytes])
             offset += seal.frame_bytes
             view = view[seal.frame_bytes :]
+            seal = _seal_at_start(view)
 
     def _noted(self, position: int) -> Landmark:
         """The nearest known frame at or in front of a position, or the end of the verified ones."""

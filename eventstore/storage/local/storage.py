@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES_MAX = 64 << 20
 _READ_BYTES = 4 << 20
-_GLANCE_BYTES_MAX = 1 << 16
 
 
 class LocalStorage:
@@ -150,7 +149,7 @@ class LocalStorage:
             return False
 
     def glance(self, position: int) -> Sequence[Glimpse]:
-        """See ``Storage.glance``. One read of the active segment tells of a few small commits."""
+        """See ``Storage.glance``. A look at the active segment tells of some small commits."""
         lock = self._lock
         if lock is None:
             return ()
@@ -163,7 +162,7 @@ class LocalStorage:
             if position != segment.next_position:
                 return ()
             segment.keep_open()
-            for frame in segment.fresh(_GLANCE_BYTES_MAX):
+            for frame in segment.fresh():
                 seal = frame.seal
                 keys = None
                 if seal.event_count and seal.first_position == segment.next_position:
