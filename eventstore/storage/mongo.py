@@ -272,7 +272,7 @@ class MongoCommits:
 
     keys: Literal["positions"] = "positions"
     derived = None
-    large = None
+    shared_files = None
 
     def __init__(self, connection: Connection, name: str = COLLECTION) -> None:
         self.address = connection.address

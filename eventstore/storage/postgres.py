@@ -21,7 +21,8 @@ from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from eventstore.errors import UnsuitableStorageError
-from eventstore.storage.numbered import DerivedObjects, LargeObjects, RefusedError, UnclearError
+from eventstore.storage.numbered import DerivedObjects, RefusedError, UnclearError
+from eventstore.storage.protocol import SharedFiles
 
 try:
     import psycopg
@@ -112,7 +113,7 @@ class PostgresTable:
 
     keys: Literal["positions"] = "positions"
     derived: DerivedObjects | None = None
-    large: LargeObjects | None = None
+    shared_files: SharedFiles | None = None
 
     def __init__(self, conninfo: str, table: tuple[str, ...], *, read_only: bool) -> None:
         self.address = _shown(conninfo, table)

@@ -17,7 +17,8 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from eventstore import files
-from eventstore.storage.numbered import DerivedObjects, LargeObjects, RefusedError, UnclearError
+from eventstore.storage.numbered import DerivedObjects, RefusedError, UnclearError
+from eventstore.storage.protocol import SharedFiles
 
 _LEFT_SECONDS = 86_400.0
 _REFUSALS = frozenset(
@@ -72,7 +73,7 @@ class SharedFolder:
         self._commits = folder / "log"
         self._aside = folder / "aside"
         self.derived: DerivedObjects = _DerivedFiles(folder, self._aside)
-        self.large: LargeObjects | None = None  # a base's folder is shared as it is
+        self.shared_files: SharedFiles | None = None  # a base's folder is shared as it is
         self._seen = 0
         if next(folder.glob("*.arrows"), None) is not None:
             raise FileExistsError(

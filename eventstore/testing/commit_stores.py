@@ -11,10 +11,10 @@ from typing import Literal
 from eventstore.storage.numbered import (
     CommitStore,
     DerivedObjects,
-    LargeObjects,
     RefusedError,
     UnclearError,
 )
+from eventstore.storage.protocol import SharedFiles
 
 
 class MemoryCommitStore:
@@ -29,7 +29,7 @@ class MemoryCommitStore:
         self.address = "memory://"
         self.objects: dict[int, bytes] = {}
         self.derived: _MemoryObjects | None = _MemoryObjects() if keys == "numbers" else None
-        self.large: LargeObjects | None = None
+        self.shared_files: SharedFiles | None = None
         self.requests = 0
         self._turn = threading.Lock()
 
@@ -111,7 +111,7 @@ class FaultyCommitStore:
         self.derived: DerivedObjects | None = None
         if store.derived is not None:
             self.derived = _FaultyObjects(store.derived, self._fault)
-        self.large: LargeObjects | None = None
+        self.shared_files: SharedFiles | None = None
 
     def check(self) -> None:
         """See ``CommitStore.check``."""

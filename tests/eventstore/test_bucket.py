@@ -117,8 +117,9 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
         for size in (10, PART_BYTES + 1):
             with pytest.raises(WriteRefusedError, match="NoSuchBucket"):
                 bucket.put_file("a", _file(tmp_path, size))
-        with pytest.raises(OSError, match="NoSuchBucket"):
-            bucket.get("a")
+        for ask in (bucket.get, bucket.files, bucket.entries, lambda name: bucket.read(name, 0, 1)):
+            with pytest.raises(PermissionError, match="NoSuchBucket"):
+                ask("a")
 
 
 @pytest.mark.parametrize(

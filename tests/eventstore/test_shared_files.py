@@ -246,7 +246,7 @@ def test_a_store_that_lists_nothing_is_read_instead(
     def refuse(*_: object) -> None:
         raise PermissionError("AccessDenied")
 
-    monkeypatch.setattr("eventstore.storage.objects._LargeObjects.listed", refuse)
+    monkeypatch.setattr("eventstore.storage.objects.ObjectRequests.files", refuse)
     gets, version = _counted(server, address)
     assert (gets >= _MANY, version) == (True, (_MANY - 1) // 7)
 
@@ -282,7 +282,7 @@ def test_who_may_not_write_is_told(server: FaultyServer, monkeypatch: pytest.Mon
     def refuse(*_: object) -> None:
         raise RefusedError("AccessDenied")
 
-    monkeypatch.setattr("eventstore.storage.objects._LargeObjects.keep_file", refuse)
+    monkeypatch.setattr("eventstore.storage.objects.ObjectRequests.put_file", refuse)
     with EventLog.open(address) as log:
         for number in range(600):
             log.append("t", [Event("A", {"n": number})])

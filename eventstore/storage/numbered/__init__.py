@@ -3,8 +3,6 @@
 from eventstore.storage.numbered.commit_store import (
     CommitStore,
     DerivedObjects,
-    LargeObject,
-    LargeObjects,
     RefusedError,
     UnclearError,
 )
@@ -16,8 +14,6 @@ __all__ = [
     "PATIENCE_SECONDS",
     "CommitStore",
     "DerivedObjects",
-    "LargeObject",
-    "LargeObjects",
     "NumberedStorage",
     "RefusedError",
     "UnclearError",

@@ -7,8 +7,9 @@ engine need not know whether it won, retry, or remember anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
+
+from eventstore.storage.protocol import SharedFiles
 
 
 class UnclearError(Exception):
@@ -57,40 +58,6 @@ class DerivedObjects(Protocol):
         """
 
 
-class LargeObject(NamedTuple):
-    """What a listing says of an object.
-
-    Attributes:
-        name: Its name.
-        size: How many bytes it has.
-        modified: When it was made, in seconds since 1970, by the clock of the store.
-    """
-
-    name: str
-    size: int
-    modified: float
-
-
-class LargeObjects(Protocol):
-    """Objects of any size beside the commits; a name is never used for other bytes.
-
-    Every method raises ``UnclearError`` where it could not be found out, and may then be repeated, and
-    ``RefusedError`` or an ``OSError`` where that would not help.
-    """
-
-    def listed(self, folder: str) -> Sequence[LargeObject]:
-        """The objects whose names begin with this and a slash."""
-
-    def part(self, name: str, start: int, count: int) -> bytes | None:
-        """Bytes of an object, which has so many; None where there is no such object any more."""
-
-    def keep_file(self, name: str, path: Path) -> None:
-        """Keep the content of a file as an object."""
-
-    def remove(self, name: str) -> None:
-        """Take an object away; one that is not there is no error."""
-
-
 class CommitStore(Protocol):
     """An engine. All methods may be called from several threads.
 
@@ -100,8 +67,8 @@ class CommitStore(Protocol):
             ``"positions"`` gives each the position of its first event (and the log's head -1).
         derived: Where derived objects are kept; None where the engine reads many commits at once as
             fast as one object.
-        large: Where derived files are kept for hosts that do not have them; None where hosts share
-            their files anyway.
+        shared_files: Files that are derived from the log, for hosts that do not have them; None where
+            hosts share their files anyway.
     """
 
     @property
@@ -117,8 +84,8 @@ class CommitStore(Protocol):
         """Where derived objects are kept, or None."""
 
     @property
-    def large(self) -> LargeObjects | None:
-        """Where derived files are kept, or None."""
+    def shared_files(self) -> SharedFiles | None:
+        """Files that are derived from the log, or None."""
 
     def check(self) -> None:
         """Make sure that ``create`` does what it says; called before the first one.

@@ -61,10 +61,9 @@ from eventstore.storage.numbered.segments import (
     compacted,
     segment_name,
 )
-from eventstore.storage.numbered.shared_files import SharedObjects
 from eventstore.storage.numbered.shared_index import fetch_index, publish_index
 from eventstore.storage.numbered.verify import verify_commits
-from eventstore.storage.protocol import Glimpse, NewCommit, SharedFiles, StoredBatch
+from eventstore.storage.protocol import Glimpse, NewCommit, StoredBatch
 
 logger = logging.getLogger(__name__)
 
@@ -148,11 +147,9 @@ class NumberedStorage:
         self._others_until = 0
         self._durable = 0
         self.index_folder = _folder_of_log(cache, self.log_id)
-        self.shared_files: SharedFiles | None = None
-        if store.large is not None:
-            self.shared_files = SharedObjects(store.large, store.address)
-            if self.index_folder is not None:
-                fetch_index(self.shared_files, self.index_folder)
+        self.shared_files = store.shared_files
+        if self.shared_files is not None and self.index_folder is not None:
+            fetch_index(self.shared_files, self.index_folder)
         self._segments: Segments | None = None
         if store.derived is not None:
             self._segments = Segments(

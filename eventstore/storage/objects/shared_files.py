@@ -20,11 +20,10 @@ from typing import Final, TypeVar
 
 from eventstore import files
 from eventstore.errors import StorageError, StorageUnavailableError, WriteRefusedError
-from eventstore.storage.numbered.commit_store import LargeObjects, RefusedError, UnclearError
+from eventstore.storage.numbered import RefusedError, UnclearError
+from eventstore.storage.objects.requests import PART_BYTES, PARTS_AT_ONCE, ObjectRequests
 from eventstore.storage.protocol import SharedFile
 
-_PART_BYTES: Final = 8 << 20
-_AT_ONCE: Final = 4
 _TRIES: Final = 4
 _PAUSE_SECONDS: Final = 0.1
 _NAME: Final = re.compile(r"(?P<folder>[a-z]+)/(?P<stem>[^/]+)\.(?P<digest>[0-9a-f]{64})(?P<suffix>\.[a-z]+)")
@@ -35,18 +34,18 @@ class SharedObjects:
     """The derived files of one log, as objects; see ``SharedFiles``.
 
     Args:
-        objects: Where they are.
+        requests: Those of the log's address.
         address: The log's address, for errors.
     """
 
-    def __init__(self, objects: LargeObjects, address: str) -> None:
-        self._objects = objects
+    def __init__(self, requests: ObjectRequests, address: str) -> None:
+        self._requests = requests
         self._address = address
 
     def listed(self, folder: str) -> list[SharedFile]:
         """See ``SharedFiles.listed``."""
         found = []
-        for name, size, modified in self._tried(lambda: self._objects.listed(folder)):
+        for name, size, modified, _ in self._tried(lambda: self._requests.files(folder)):
             match = _NAME.fullmatch(name)
             if match is not None and match["folder"] == folder:
                 found.append(
@@ -57,8 +56,8 @@ class SharedObjects:
     def fetch(self, file: SharedFile, descriptor: int) -> None:
         """See ``SharedFiles.fetch``."""
         digest = hashlib.sha256()
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="shared-files") as workers:
-            starts = range(0, file.size, _PART_BYTES)
+        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="shared-files") as workers:
+            starts = range(0, file.size, PART_BYTES)
             for part in workers.map(lambda start: self._part(file, start), starts):
                 digest.update(part)
                 files.write(descriptor, part)
@@ -74,18 +73,19 @@ class SharedObjects:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = _object_name(SharedFile(folder, path.name, digest, 0, 0.0))
-        self._tried(lambda: self._objects.keep_file(name, path))
+        size = path.stat().st_size
+        self._tried(lambda: self._requests.put_file(name, path, size))
 
     def remove(self, file: SharedFile) -> None:
         """See ``SharedFiles.remove``."""
-        self._tried(lambda: self._objects.remove(_object_name(file)))
+        self._tried(lambda: self._requests.delete([_object_name(file)]))
 
     def _part(self, file: SharedFile, start: int) -> bytes:
-        count = min(_PART_BYTES, file.size - start)
-        part = self._tried(lambda: self._objects.part(_object_name(file), start, count))
-        if part is None:
+        count = min(PART_BYTES, file.size - start)
+        found = self._tried(lambda: self._requests.part(_object_name(file), start, count))
+        if found is None:
             raise FileNotFoundError(f"{self._address}/{_object_name(file)} is gone")
-        return part
+        return found[0]
 
     def _tried(self, request: Callable[[], _Answer]) -> _Answer:
         """Of many requests some fail; each of these may be repeated."""

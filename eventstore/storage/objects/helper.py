@@ -14,16 +14,14 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any, Final
 
-from eventstore.storage.numbered.commit_store import LargeObject, UnclearError
+from eventstore.storage.numbered.commit_store import UnclearError
 
 _LENGTH: Final = struct.Struct("<Q")
 _PROGRAM: Final = (
     "import sys; sys.path += [place for place in sys.argv[3:] if place not in sys.path]; "
-    "from eventstore.storage.numbered.helper import main; main()"
+    "from eventstore.storage.objects.helper import main; main()"
 )
 
 
@@ -32,59 +30,26 @@ class Helper:
 
     Args:
         module: The module that makes the client.
-        function: The function of it that does: of a location and options.
-        location: For the function.
-        options: For the function.
+        maker: What in it does: a function or a class.
+        arguments: For the maker.
     """
 
-    def __init__(self, module: str, function: str, location: str, options: Mapping[str, str]) -> None:
-        self._about = (location, dict(options))
-        self._maker = (module, function)
+    def __init__(self, module: str, maker: str, *arguments: Any) -> None:
+        self._maker = (module, maker)
+        self._arguments = arguments
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def create(self, name: str, data: bytes) -> bool:
-        """As the client's."""
-        created: bool = self._request("create", name, data)
-        return created
+    def do(self, name: str, *arguments: Any, **named: Any) -> Any:
+        """Do a request: call the client's method of this name.
 
-    def get(self, name: str) -> bytes | None:
-        """As the client's."""
-        data: bytes | None = self._request("get", name)
-        return data
-
-    def replace(self, name: str, data: bytes) -> None:
-        """As the client's."""
-        self._request("replace", name, data)
-
-    def listed(self, folder: str) -> list[LargeObject]:
-        """As the client's."""
-        found: list[LargeObject] = self._request("listed", folder)
-        return found
-
-    def part(self, name: str, start: int, count: int) -> bytes | None:
-        """As the client's."""
-        data: bytes | None = self._request("part", name, start, count)
-        return data
-
-    def keep_file(self, name: str, path: Path) -> None:
-        """As the client's."""
-        self._request("keep_file", name, path)
-
-    def remove(self, name: str) -> None:
-        """As the client's."""
-        self._request("remove", name)
-
-    def close(self) -> None:
-        """End the helper."""
-        with self._turn:
-            self._end()
-
-    def _request(self, *request: Any) -> Any:
+        Raises:
+            UnclearError: The helper has ended meanwhile; the next request starts another one.
+        """
         with self._turn:
             try:
                 streams = self._streams()
-                _send(streams[0], request)
+                _send(streams[0], (name, arguments, named))
                 answer = _receive(streams[1])
             except (OSError, EOFError) as error:
                 self._end()
@@ -96,6 +61,11 @@ class Helper:
             raise answer
         return answer
 
+    def close(self) -> None:
+        """End the helper."""
+        with self._turn:
+            self._end()
+
     def _streams(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._process is None:
             places = [os.path.abspath(place) for place in sys.path if place]  # noqa: PTH100 - no link is resolved
@@ -106,7 +76,7 @@ class Helper:
                 start_new_session=True,
             )
             assert self._process.stdin is not None
-            _send(self._process.stdin, self._about)
+            _send(self._process.stdin, self._arguments)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         return self._process.stdin, self._process.stdout
@@ -124,17 +94,17 @@ class Helper:
 
 def main() -> None:
     """Do requests until nobody asks any more."""
-    module, function = sys.argv[1:3]
+    module, maker = sys.argv[1:3]
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(EOFError, BrokenPipeError):
-        location, options = _receive(requests)
+        about = _receive(requests)
         client: Any = None
         while True:
-            name, *arguments = _receive(requests)
+            name, arguments, named = _receive(requests)
             try:
                 if client is None:
-                    client = getattr(importlib.import_module(module), function)(location, options)
-                answer = getattr(client, name)(*arguments)
+                    client = getattr(importlib.import_module(module), maker)(*about)
+                answer = getattr(client, name)(*arguments, **named)
             except Exception as error:  # noqa: BLE001 - it is raised where the request was made
                 error.__cause__ = error.__context__ = None
                 answer = error
