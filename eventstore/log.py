@@ -145,7 +145,7 @@ class EventLog:
         if not read_only:
             # A disk that takes no writes can still be read; the next append says what is wrong.
             with contextlib.suppress(StorageError, ReadOnlyLogError):
-                log.sync()
+                log._sync_opened()
         return log
 
     # --- writing
@@ -273,6 +273,16 @@ class EventLog:
         with self._turn():
             self._state.catch_up(anew=False)
             next_position = self._next_position
+        self._make_durable(next_position)
+
+    def _sync_opened(self) -> None:
+        """Make durable what was read; among hosts without another look, which would be a request."""
+        if self._group is None:
+            self.sync()
+        else:
+            self._make_durable(self._next_position)
+
+    def _make_durable(self, next_position: int) -> None:
         storage = self._adapter()
         if storage.durable_position < next_position:
             storage.recover()

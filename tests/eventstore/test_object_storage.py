@@ -48,6 +48,14 @@ def test_a_reader_probes_nothing(server: FaultyServer) -> None:
     assert server.objects == {}
 
 
+def test_opening_looks_for_the_end_once(server: FaultyServer) -> None:
+    """Each request costs time and money: the probe, the head, the index, and what is behind the last."""
+    for _ in range(2):
+        server.requests.clear()
+        EventLog.open(server.address("log")).close()
+    assert server.requests == {"create": 1, "get": 1, "list": 1, "missed": 1}
+
+
 def test_objects_have_the_names_that_are_documented(server: FaultyServer) -> None:
     with EventLog.open(server.address("a/b")) as log:
         log.append("s", [Event("A")])
