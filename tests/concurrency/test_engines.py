@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventstore.storage.numbered import NumberedStorage
+from eventstore.storage.numbered.winning import Contest
 from eventstore.storage.shared import SharedFolder
 from tools.torture import engines
 from tools.torture.histories import judged
@@ -40,9 +40,10 @@ def _overwrites(folder: SharedFolder, key: int, data: bytes) -> bool:
     return True
 
 
-def _passes_on(storage: NumberedStorage, key: int, data: bytes, first: Any = None) -> bytes | None:
+def _passes_on(contest: Contest, key: int, data: bytes, first: Any = None) -> bytes | None:
     """An answer that is believed as it is: "exists" is somebody else's."""
-    return None if storage._store.create(key, data) else storage._store.read(key, 1)[0]
+    engine = contest._store.engine
+    return None if engine.create(key, data) else engine.read(key, 1)[0]
 
 
 def _loses_answers(honest: Callable[..., bool]) -> Callable[..., bool]:
@@ -56,7 +57,7 @@ def test_a_bad_engine_is_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(SharedFolder, "create", _overwrites)
     else:
         monkeypatch.setattr(SharedFolder, "create", _loses_answers(SharedFolder.create))
-        monkeypatch.setattr(NumberedStorage, "_settled", _passes_on)
+        monkeypatch.setattr(Contest, "settled", _passes_on)
     with Crew("log") as crew:
         for seed in range(HISTORIES_UNTIL_FOUND):
             happens = program(seed, kind="log")

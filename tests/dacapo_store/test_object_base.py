@@ -95,7 +95,7 @@ def _iteration(iteration: int) -> Event:
 def test_a_call_looks_once_and_writes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look is a request that takes time and costs money; nothing is asked while nothing is done."""
     # Whoever commits as fast as this looks now and then whether somebody asks for a turn.
-    monkeypatch.setattr("eventstore.storage.numbered.storage._LOOK_EACH", 1_000_000)
+    monkeypatch.setattr("eventstore.storage.numbered.turns._LOOK_EACH", 1_000_000)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("DACAPO_STORE_CACHE", str(tmp_path / "cache"))
     with FaultyServer() as server:

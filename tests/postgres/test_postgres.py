@@ -60,8 +60,8 @@ def _table(address: Address) -> str:
 def _store(log: EventLog) -> PostgresTable:
     storage = log._adapter()
     assert isinstance(storage, NumberedStorage)
-    assert isinstance(storage._store, PostgresTable)
-    return storage._store
+    assert isinstance(storage._store.engine, PostgresTable)
+    return storage._store.engine
 
 
 def _types(log: EventLog) -> list[str]:

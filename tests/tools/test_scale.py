@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventstore import Event, EventLog
-from eventstore.storage.numbered import NumberedStorage, storage
+from eventstore.storage.numbered import NumberedStorage, patience, reading, segments, turns
 from eventstore.testing.commit_stores import MemoryCommitStore
 from tools.scale import simulation
 from tools.scale.page import DATA, PAGE, page_of
@@ -41,15 +41,15 @@ def test_the_simulation_says_what_was_measured(data: Any) -> None:
 
 def test_the_simulation_has_the_constants_of_the_storage() -> None:
     """What it follows has not moved on."""
-    assert simulation.COMPANY_SECONDS == storage._COMPANY_SECONDS
-    assert simulation.WINS_MAX == storage._WINS_MAX
-    assert simulation.PAUSE_SECONDS == storage._PAUSE_SECONDS
-    assert simulation._MANY == storage._MANY
-    assert simulation.SEGMENT_FROM == storage._SEGMENT_FROM
-    assert simulation.GAP == storage._GAP
-    assert simulation.AFTER_KEPT == storage._AFTER_KEPT
-    assert simulation.COMMITS == storage.COMMITS
-    assert simulation.BLOCKS == storage.BLOCKS
+    assert simulation.COMPANY_SECONDS == turns._COMPANY_SECONDS
+    assert simulation.WINS_MAX == turns._WINS_MAX
+    assert simulation.PAUSE_SECONDS == patience.PAUSE_SECONDS
+    assert simulation._MANY == patience.COMMITS_AT_ONCE
+    assert simulation.SEGMENT_FROM == reading._SEGMENT_FROM
+    assert simulation.GAP == turns._GAP
+    assert simulation.AFTER_KEPT == reading._AFTER_KEPT
+    assert simulation.COMMITS == segments.COMMITS
+    assert simulation.BLOCKS == segments.BLOCKS
 
 
 class _SlowStore(MemoryCommitStore):

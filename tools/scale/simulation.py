@@ -1,6 +1,6 @@
 """A discrete-event simulation of writers that win places in one log by creating numbered commits.
 
-It follows ``eventstore/storage/numbered/storage.py`` and ``group_commit.py`` step by step: one request at a
+It follows ``eventstore/storage/numbered`` and ``group_commit.py`` step by step: one request at a
 time for each process, which carries all that has gathered; who loses looks, waits a little, reads on and
 tries the next place; who wins lets others in, and makes a block of what it has completed. Time passes in
 requests only: no processor is ever busy. The hint by which somebody who joins asks for a turn is left out.

@@ -63,7 +63,8 @@ from eventstore import (
     reencode_log,
     verify_log,
 )
-from eventstore.storage.numbered import NumberedStorage
+from eventstore.storage.numbered.patience import PatientStore
+from eventstore.storage.numbered.winning import Contest
 from tools.torture.history_models import DUPLICATE, MISSING, OK
 from tools.torture.history_programs import Op, Process, Program, ProgramKind
 from tools.torture.linearizability import Call
@@ -622,7 +623,8 @@ def _noisy_files(process: Process) -> Iterator[None]:
 def _noisy_requests(process: Process) -> Iterator[None]:
     """The same for requests of a log that hosts share, before and after its engine does them."""
     dice = random.Random(process.seed)  # noqa: S311 - noise
-    plain = {name: getattr(NumberedStorage, name) for name in ("_settled", "_ask", "_look")}
+    places = ((Contest, "settled"), (Contest, "_look"), (PatientStore, "ask"))
+    plain = {(owner, name): getattr(owner, name) for owner, name in places}
 
     def noisy(request: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(request)
@@ -636,13 +638,13 @@ def _noisy_requests(process: Process) -> Iterator[None]:
 
         return held_up
 
-    for name, request in plain.items():
-        setattr(NumberedStorage, name, noisy(request))
+    for (owner, name), request in plain.items():
+        setattr(owner, name, noisy(request))
     try:
         yield
     finally:
-        for name, request in plain.items():
-            setattr(NumberedStorage, name, request)
+        for (owner, name), request in plain.items():
+            setattr(owner, name, request)
 
 
 @contextlib.contextmanager

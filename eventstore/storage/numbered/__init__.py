@@ -6,8 +6,9 @@ from eventstore.storage.numbered.commit_store import (
     RefusedError,
     UnclearError,
 )
+from eventstore.storage.numbered.patience import PATIENCE_SECONDS
 from eventstore.storage.numbered.segments import CACHE_BYTES_MAX
-from eventstore.storage.numbered.storage import PATIENCE_SECONDS, NumberedStorage
+from eventstore.storage.numbered.storage import NumberedStorage
 
 __all__ = [
     "CACHE_BYTES_MAX",

@@ -64,6 +64,13 @@ class StoredCommit:
         """The chain's value there."""
         return self.frames[-1].seal.chain if self.frames else self.first_chain
 
+    def continues(self, before: StoredCommit | None) -> bool:
+        """Whether it has the position and the chain's value behind that one; of nothing it always has."""
+        return before is None or (self.first_position, self.first_chain) == (
+            before.next_position,
+            before.chain,
+        )
+
     def batches(self, from_position: int, until: int | None) -> Iterator[StoredBatch]:
         """Its events, from the append on that holds ``from_position``, up to ``until``."""
         schema = envelope_schema(self.log_id)
@@ -132,6 +139,19 @@ def decode_commit(data: bytes, *, key: int, name: str) -> StoredCommit:
     head = decode_head(view, name=name)
     frames = decode_frames(view[head.size :], name=name, first_position=head.first_position, base=head.size)
     return StoredCommit(key, name, head.log_id, head.first_position, head.chain, frames, len(data))
+
+
+def check_follows(commit: StoredCommit, before: StoredCommit | None, log_id: bytes) -> None:
+    """Return if a commit of this log continues the one in front of it, where that is known.
+
+    Raises:
+        DamagedLogError: It does not.
+    """
+    if commit.log_id != log_id:
+        raise damaged(commit.name, 0, commit.first_position, "a commit of another log stands")
+    if before is not None and not commit.continues(before):
+        reason = f"a commit stands that does not continue the log (it begins at {commit.first_position})"
+        raise damaged(commit.name, 0, before.next_position, reason)
 
 
 def decode_head(data: memoryview, *, name: str) -> Head:

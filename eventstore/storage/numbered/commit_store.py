@@ -1,6 +1,6 @@
 """What the adapter asks of an engine: create an object under a number, if there is none; read it back.
 
-An engine keeps bytes and never looks into them. Every decision is the adapter's (``storage``): an
+An engine keeps bytes and never looks into them. Every decision is the adapter's (``winning``): an
 engine need not know whether it won, retry, or remember anything.
 """
 
