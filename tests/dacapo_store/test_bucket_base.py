@@ -33,6 +33,7 @@ from dacapo_store.payloads import check_payloads
 from dacapo_store.replay import receipt_of, replay
 from eventstore import LogNotFoundError, WriteRefusedError, open_bucket
 from eventstore.storage.bucket import PART_BYTES
+from tests.children import in_child
 
 
 def _run(name: str = "run_7", features: int = 2) -> Any:
@@ -202,18 +203,14 @@ def test_a_forked_child_stores_weights(address: str) -> None:
     """Obstore's runtime does not survive a fork: another process does the child's requests."""
     store = LocalWeightsStore(address)
     store.store_weights(_run(features=1), 1)
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            torch.set_num_threads(1)  # the parent's threads are not here, and would be waited for
-            wide = _run(features=2_000_000)
-            store.store_weights(wide, 2)
-            same = torch.equal(store.retrieve_weights("run_7", 2).model["weight"], wide.model.weight)
-            status = 0 if same else 2
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    def store_and_retrieve() -> bool:
+        torch.set_num_threads(1)  # the parent's threads are not here, and would be waited for
+        wide = _run(features=2_000_000)
+        store.store_weights(wide, 2)
+        return torch.equal(store.retrieve_weights("run_7", 2).model["weight"], wide.model.weight)
+
+    assert in_child(store_and_retrieve) is True
     assert store.latest_iteration("run_7") == 2
 
 

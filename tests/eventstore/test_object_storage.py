@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from eventstore import (
     StorageUnavailableError,
     UnsuitableStorageError,
 )
+from tests.children import in_child
 from tools.stores.faulty_server import FaultyServer
 from tools.stores.moto_server import moto_server
 from tools.stores.writers import Writers
@@ -97,18 +97,14 @@ def test_a_forked_child_goes_on(server: FaultyServer) -> None:
     """The runtime of the client does not survive a fork: a helper process does the requests."""
     with EventLog.open(server.address("log")) as log:
         log.append("s", [Event("A")])
-        child = os.fork()
-        if child == 0:
-            signal.alarm(60)
-            code = 1
-            try:
-                log.append("s", [Event("B")])
-                with EventLog.open(server.address("log")) as again:
-                    again.append("s", [Event("C")])
-                    code = 0 if [event.type for event in again.read()] == ["A", "B", "C"] else 2
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        def go_on() -> list[str]:
+            log.append("s", [Event("B")])
+            with EventLog.open(server.address("log")) as again:
+                again.append("s", [Event("C")])
+                return [event.type for event in again.read()]
+
+        assert in_child(go_on) == ["A", "B", "C"]
         log.append("s", [Event("D")])
         assert [event.type for event in log.read()] == ["A", "B", "C", "D"]
 
@@ -155,16 +151,7 @@ def test_credentials_may_be_in_a_profile(
         monkeypatch.setenv("AWS_PROFILE", profile)
     with EventLog.open(f"s3://bucket/log?endpoint={server.endpoint}") as log:
         log.append("s", [Event("A")])
-        child = os.fork()
-        if child == 0:
-            signal.alarm(60)
-            code = 1
-            try:
-                log.append("s", [Event("B")])
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert in_child(lambda: log.append("s", [Event("B")]).first_position) == 1
     key, region = expected
     assert server.signatures
     for signature in server.signatures:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 from eventstore import Event, EventLog, StorageError, WriteRefusedError
 from eventstore.storage.numbered import shared_index
 from eventstore.storage.protocol import SharedFile, SharedFiles
+from tests.children import in_child
 from tools.stores.faulty_server import FaultyServer
 from tools.stores.moto_server import moto_server
 
@@ -135,18 +135,14 @@ def test_a_forked_child_fetches_too(server: FaultyServer, tmp_path: Path) -> Non
         shared = _shared(log)
         shared.publish("snap", path)
         (file,) = shared.listed("snap")
-        child = os.fork()
-        if child == 0:
-            signal.alarm(60)
-            code = 1
-            try:
-                again = _shared(log)
-                same = _fetched(again, file, tmp_path / "fetched") == path.read_bytes()
-                again.publish("snap", _file(tmp_path / "other.duckdb", 10))
-                code = 0 if same and len(again.listed("snap")) == 2 else 2
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        def fetch_and_publish() -> tuple[bool, int]:
+            again = _shared(log)
+            same = _fetched(again, file, tmp_path / "fetched") == path.read_bytes()
+            again.publish("snap", _file(tmp_path / "other.duckdb", 10))
+            return same, len(again.listed("snap"))
+
+        assert in_child(fetch_and_publish) == (True, 2)
 
 
 def test_a_shared_folder_needs_none(tmp_path: Path) -> None:

@@ -10,22 +10,20 @@ import fcntl
 import itertools
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from eventstore import Event, EventLog
 from eventstore.storage.local.storage import LocalStorage
 from eventstore.testing import memory_log
-
-_HANG_SECONDS = 60
+from tests.children import HANG_SECONDS, Child
 
 
 @pytest.fixture
@@ -33,32 +31,6 @@ def log(tmp_path: Path) -> Iterator[EventLog]:
     """A log on disk whose segments roll now and then."""
     with EventLog.open(tmp_path / "events", segment_bytes_max=20_000) as log:
         yield log
-
-
-class _Child:
-    """A forked child that runs a function and hands its result over."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._read_end, write_end = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_HANG_SECONDS)
-            try:
-                result = pickle.dumps(function())
-            except BaseException as error:  # noqa: BLE001 - whatever it was, the parent shows it
-                result = pickle.dumps(repr(error))
-            with os.fdopen(write_end, "wb") as pipe:
-                pipe.write(result)
-            os._exit(0)
-        os.close(write_end)
-
-    def result(self) -> Any:
-        """Wait for the child; what it returned, or its error's text."""
-        with os.fdopen(self._read_end, "rb") as pipe:
-            text = pipe.read()
-        assert os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]) == 0
-        return pickle.loads(text)
 
 
 def _append_some(log: EventLog, stream: str, count: int) -> list[int]:
@@ -122,7 +94,7 @@ def test_a_commit_is_durable_when_its_thread_goes_on(log: EventLog) -> None:
 def test_a_forked_child_goes_on_with_the_log_that_it_inherited(log: EventLog) -> None:
     """It reads what was there and appends behind it; its parent sees that at once."""
     log.append("s", [Event("A")])
-    child = _Child(
+    child = Child(
         lambda: ([e.type for e in log.read()], log.append("s", [Event("B")], expected=0).first_position)
     )
     assert child.result() == (["A"], 1)
@@ -132,7 +104,7 @@ def test_a_forked_child_goes_on_with_the_log_that_it_inherited(log: EventLog) ->
 
 def test_parent_and_children_append_at_the_same_time(log: EventLog) -> None:
     """Through one inherited object; everything is there once, and each one's events in order."""
-    children = [_Child(lambda name=f"child {n}": _append_some(log, name, 30)) for n in range(2)]  # type: ignore[misc]
+    children = [Child(lambda name=f"child {n}": _append_some(log, name, 30)) for n in range(2)]  # type: ignore[misc]
     mine = _append_some(log, "parent", 30)
     positions = [mine, *(child.result() for child in children)]
     assert sorted(position for each in positions for position in each) == list(range(90))
@@ -145,11 +117,11 @@ def test_a_grandchild_goes_on_as_well(log: EventLog) -> None:
     log.append("s", [Event("A")])
 
     def use() -> list[int]:
-        first = _Child(lambda: _append_some(log, "first grandchild", 2)).result()
+        first = Child(lambda: _append_some(log, "first grandchild", 2)).result()
         mine = _append_some(log, "child", 2)
-        return [*first, *mine, *_Child(lambda: _append_some(log, "second grandchild", 2)).result()]
+        return [*first, *mine, *Child(lambda: _append_some(log, "second grandchild", 2)).result()]
 
-    assert _Child(use).result() == [1, 2, 3, 4, 5, 6]
+    assert Child(use).result() == [1, 2, 3, 4, 5, 6]
     _check_dense(log, events=7)
 
 
@@ -165,7 +137,7 @@ def test_children_that_are_forked_while_threads_append_do_not_hang(log: EventLog
     for thread in threads:
         thread.start()
     try:
-        counts = [len(_Child(lambda n=n: _append_some(log, f"child {n}", 2)).result()) for n in range(10)]  # type: ignore[misc]
+        counts = [len(Child(lambda n=n: _append_some(log, f"child {n}", 2)).result()) for n in range(10)]  # type: ignore[misc]
     finally:
         done.set()
         for thread in threads:
@@ -178,7 +150,7 @@ def test_children_that_are_forked_while_threads_append_do_not_hang(log: EventLog
 def test_a_child_that_is_forked_within_a_turn_does_not_hold_the_lock(log: EventLog) -> None:
     """It begins outside; the turn is its parent's alone, and it waits for its end."""
     with log._turn():
-        child = _Child(lambda: _append_some(log, "child", 1))
+        child = Child(lambda: _append_some(log, "child", 1))
         log.append("parent", [Event("A")])
     assert child.result() == [1]
 
@@ -186,7 +158,7 @@ def test_a_child_that_is_forked_within_a_turn_does_not_hold_the_lock(log: EventL
 def test_a_child_that_closes_the_log_leaves_its_parents_lock_alone(log: EventLog, tmp_path: Path) -> None:
     """Closing an inherited descriptor must not let others in while the parent writes."""
     with log._turn():
-        assert _Child(log.close).result() is None
+        assert Child(log.close).result() is None
         descriptor = os.open(tmp_path / "events" / "lock", os.O_RDWR)
         try:
             with pytest.raises(BlockingIOError):
@@ -203,7 +175,7 @@ def test_a_read_in_progress_goes_on_in_a_child(log: EventLog) -> None:
         log.append("s", [Event("A", {"text": "x" * 10_000})])
     reading = log.read()
     assert [next(reading).position for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert _Child(lambda: [event.position for event in reading]).result() == list(range(5, 40))
+    assert Child(lambda: [event.position for event in reading]).result() == list(range(5, 40))
     assert [event.position for event in reading] == list(range(5, 40))
 
 
@@ -215,7 +187,7 @@ def test_a_child_of_multiprocessing_uses_the_log(log: EventLog) -> None:
         worker.start()
     _append_some(log, "parent", 10)
     for worker in workers:
-        worker.join(_HANG_SECONDS)
+        worker.join(HANG_SECONDS)
     assert [worker.exitcode for worker in workers] == [0, 0]
     _check_dense(log, events=30)
 
@@ -248,7 +220,7 @@ def test_a_child_gets_a_memory_log_of_its_own() -> None:
     """Memory is not shared over a fork; nobody is surprised by half of a log."""
     with memory_log() as log:
         log.append("s", [Event("A")])
-        assert _Child(lambda: _append_some(log, "s", 1)).result() == [1]
+        assert Child(lambda: _append_some(log, "s", 1)).result() == [1]
         assert log.next_position == 1
 
 
@@ -287,7 +259,7 @@ def test_a_worker_that_outlives_a_killed_trainer_keeps_no_lock(tmp_path: Path) -
 
         appending = threading.Thread(target=append, daemon=True)
         appending.start()
-        appending.join(_HANG_SECONDS)
+        appending.join(HANG_SECONDS)
         assert positions == [1]
     finally:
         os.kill(child, signal.SIGKILL)
@@ -311,8 +283,8 @@ def test_processes_of_their_own_share_a_log(log: EventLog, tmp_path: Path) -> No
     writers = [
         subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path / "events"), name]) for name in names
     ]
-    followed = [event.position for event in itertools.islice(log.follow(timeout=_HANG_SECONDS), 90)]
-    assert [writer.wait(_HANG_SECONDS) for writer in writers] == [0, 0, 0]
+    followed = [event.position for event in itertools.islice(log.follow(timeout=HANG_SECONDS), 90)]
+    assert [writer.wait(HANG_SECONDS) for writer in writers] == [0, 0, 0]
     assert followed == list(range(90))
     for name in names:
         assert [event.data["n"] for event in log.read_stream(name)] == list(range(30))
