@@ -21,8 +21,9 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final
+
+from tools.started import Started
 
 PASSWORD: Final = "x-secret-%-of-the-tests"  # noqa: S105 - of servers that live for a minute
 """Of the superuser, who needs it over TCP."""
@@ -43,7 +44,7 @@ def binaries() -> Path | None:
 MISSING: Final = "PostgreSQL is not installed; on Debian: apt-get install postgresql"
 
 
-class PostgresServer:
+class PostgresServer(Started):
     """A server; a context manager that starts and stops it.
 
     Args:
@@ -169,14 +170,7 @@ class PostgresServer:
         """What it has written to its log."""
         return (self.folder / "log").read_text()
 
-    def __enter__(self) -> Self:
-        """Start it."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
         """Stop it and remove its data."""
         self.stop()
         shutil.rmtree(self.folder)

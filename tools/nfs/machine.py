@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tools.nfs.command_server import END, PORT
+from tools.started import Started
 
 NETWORK: Final = "10.91.74"
 _SOURCE: Final = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ class Network:
         return name, f"{NETWORK}.{self._count + 1}"
 
 
-class Machine:
+class Machine(Started):
     """A machine; it runs as long as the ``with`` block.
 
     Args:
@@ -144,20 +145,6 @@ class Machine:
         self._megabytes = megabytes
         self._folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
         """Boot it, for the first time or again."""
@@ -202,6 +189,11 @@ class Machine:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def end(self) -> None:
+        """Pull its plug for good."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def cut(self) -> None:
         """Let nothing through its line, and tell nobody."""

@@ -18,8 +18,9 @@ import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
+
+from tools.started import Started
 
 ACCESS_KEY: Final = "lab"
 SECRET_KEY: Final = "in-no-way-secret"  # noqa: S105 - as it says
@@ -68,7 +69,7 @@ def is_installed() -> bool:
     return all(shutil.which(name) for name in _NEEDED)
 
 
-class Ceph:
+class Ceph(Started):
     """A cluster; it lives as long as the ``with`` block.
 
     Attributes:
@@ -94,17 +95,8 @@ class Ceph:
         """What the environment of a client must say."""
         return {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
+        """Kill all of it and remove its data."""
         # OSDs in front of the monitor, which they tell that they go.
         order = sorted(self._processes, key=lambda name: ("rgw" not in name, "osd" not in name))
         for name in order:
@@ -129,7 +121,8 @@ class Ceph:
         self._run(f"rgw.{number}", "radosgw", "-n", f"client.rgw.{number}", "--rgw-frontends", frontends)
         _until(lambda: self._is_alive(f"rgw.{number}") and _answers(self.endpoints[number]))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start all of it, and make the bucket."""
         self._config.write_text(_CONFIG.format(fsid=self._fsid, folder=self._folder, mon_port=self._mon_port))
         monmap = str(self._folder / "monmap")
         where = f"[v1:127.0.0.1:{self._mon_port}]"

@@ -20,8 +20,9 @@ import urllib.request
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
+
+from tools.started import Started
 
 _ACCOUNT: Final = "devstoreaccount1"
 # Published by Microsoft, for all emulators.
@@ -40,11 +41,12 @@ def _path(program: str) -> str | None:
     return shutil.which(program, path=f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
-class _NodeServer:
+class _NodeServer(Started):
     """A server; it lives as long as the ``with`` block, and keeps its port and its data over a restart."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="emulator-"))
+        self._data = self._folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self.port = int(taken.getsockname()[1])
@@ -53,20 +55,6 @@ class _NodeServer:
     def endpoint(self) -> str:
         """Its URL."""
         return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start it and wait until it listens."""
@@ -90,6 +78,11 @@ class _NodeServer:
             self._process.wait()
             self._process = None
 
+    def end(self) -> None:
+        """Stop it and remove its data."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def pause(self) -> None:
         """Let it neither run nor answer; its connections stay."""
         assert self._process is not None
@@ -110,17 +103,19 @@ class Azurite(_NodeServer):
     It writes its tables to the disk every few seconds only: to kill it would not be to kill a store.
     """
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self._make_container()
-        return self
+    def start(self) -> None:
+        """Start it; the first time, make the container."""
+        is_new = not self._data.exists()
+        super().start()
+        if is_new:
+            self._make_container()
 
     def address(self, prefix: str, *, port: int | None = None) -> str:
         """The address of a log in it."""
         return f"az://bucket/{prefix}?emulator=true&endpoint=http://127.0.0.1:{port or self.port}"
 
     def _command(self) -> Sequence[str]:
-        options = ("--silent", "--disableTelemetry", "--location", str(self._folder / "data"))
+        options = ("--silent", "--disableTelemetry", "--location", str(self._data))
         return ("azurite-blob", "--blobPort", str(self.port), *options)
 
     def _make_container(self) -> None:
@@ -143,7 +138,7 @@ class S3rver(_NodeServer):
     def objects(self) -> set[str]:
         """The names of what is in the bucket."""
         end = "._S3rver_object"
-        bucket = self._folder / "data" / "bucket"
+        bucket = self._data / "bucket"
         return {str(path.relative_to(bucket)).removesuffix(end) for path in bucket.rglob(f"*{end}")}
 
     def address(self, prefix: str) -> str:
@@ -151,7 +146,6 @@ class S3rver(_NodeServer):
         return f"s3://bucket/{prefix}?endpoint={self.endpoint}&region=us-east-1"
 
     def _command(self) -> Sequence[str]:
-        data = self._folder / "data"
-        data.mkdir(exist_ok=True)
-        where = ("-d", str(data), "-a", "127.0.0.1", "-p", str(self.port))
+        self._data.mkdir(exist_ok=True)
+        where = ("-d", str(self._data), "-a", "127.0.0.1", "-p", str(self.port))
         return ("s3rver", *where, "--configure-bucket", "bucket")
