@@ -35,20 +35,22 @@ def test_four_writers_at_once(opener: Any) -> None:
 
 
 _FIRST_APPEND = """
-import contextlib, sys
+import sys
 from eventstore import Event, EventLog
 from eventstore.storage.local.lock import Lock
 
-plain, loaded = Lock.hold, []
+take, give, before, loaded = Lock.__enter__, Lock.__exit__, [], []
 
-@contextlib.contextmanager
-def watched(self):
-    with plain(self):
-        before = set(sys.modules)
-        yield
-        loaded.extend(set(sys.modules) - before)
+def watched_take(self):
+    take(self)
+    before.append(set(sys.modules))
+    return self
 
-Lock.hold = watched
+def watched_give(self, *error):
+    loaded.extend(set(sys.modules) - before.pop())
+    give(self, *error)
+
+Lock.__enter__, Lock.__exit__ = watched_take, watched_give
 with EventLog.open(sys.argv[1]) as log:
     log.append("s", [Event("A", {"n": 1})])
 print(sorted(loaded))
@@ -75,7 +77,8 @@ def read_under_lock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         plain(self, commit)
         storage = self._adapter()
         assert isinstance(storage, LocalStorage)
-        if storage._lock is not None and storage._lock._depth:
+        lock = storage._folder.lock
+        if lock is not None and lock._depth:
             counts.append(len(commit.keys.streams))
 
     monkeypatch.setattr(LogState, "_note", watched)

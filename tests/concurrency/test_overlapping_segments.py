@@ -9,7 +9,7 @@ import pytest
 from eventstore import DamagedLogError, Event, EventLog, verify_log
 from eventstore.schema import envelope_schema
 from eventstore.storage.local.directory import SegmentName, create_segment
-from eventstore.storage.local.storage import _segment_bytes
+from eventstore.storage.local.writing import segment_bytes
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def overlapping(tmp_path: Path) -> Path:
         log.append("s", [Event("B"), Event("C"), Event("D")])
         schema, chain = envelope_schema(log.log_id), log.chain
     name = SegmentName(2)
-    create_segment(folder, name, _segment_bytes(name, schema, chain, []))
+    create_segment(folder, name, segment_bytes(name, schema, chain, []))
     return folder
 
 

@@ -148,7 +148,8 @@ def test_a_process_whose_mark_of_a_failed_sync_is_refused_knows_without_it(
         log.append("s", [Event("A", {"n": 0})])
         with monkeypatch.context() as patch:
             patch.setattr(files, "sync_data", _failing_sync)
-            patch.setattr(log._storage._lock, "write_state", lambda **_: _failing_sync(0))  # type: ignore[union-attr]
+            lock = log._storage._folder.lock  # type: ignore[union-attr]
+            patch.setattr(lock, "write_state", lambda **_: _failing_sync(0))
             with pytest.raises(StorageError):
                 log.append("s", [Event("A", {"n": 1})])
         log.append("s", [Event("A", {"n": 2})])
@@ -167,7 +168,7 @@ def test_a_tail_that_is_cut_meanwhile_does_not_concern_who_waits_for_a_sync(
         def sync(descriptor: int) -> None:
             os.fdatasync(descriptor)
             if not cut_off:
-                cut_off.append(other._storage._cutting())  # type: ignore[union-attr]
+                cut_off.append(other._storage._writer.cutting())  # type: ignore[union-attr]
                 assert other.next_position == 2
                 with other._turn():
                     cut_off[0].__enter__()

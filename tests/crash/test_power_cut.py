@@ -266,7 +266,7 @@ def test_a_sync_that_others_saw_fail_meanwhile_acknowledges_nothing(
 
         def sync(descriptor: int) -> None:
             os.fdatasync(descriptor)
-            other._storage._mark_failed_sync()
+            other._storage._syncer.mark_failed_sync()
 
         with monkeypatch.context() as patch:
             patch.setattr(files, "sync_data", sync)

@@ -23,8 +23,10 @@ from eventstore import (
     WriteRefusedError,
     files,
 )
-from eventstore.storage.local import LocalStorage, storage
+from eventstore.storage.local import storage
 from eventstore.storage.local.lock import Lock
+from eventstore.storage.local.log_folder import LogFolder
+from eventstore.storage.local.reading import Reader
 
 
 def append(log: EventLog, count: int = 1, stream: str = "s") -> None:
@@ -295,8 +297,8 @@ def test_an_append_reads_nothing_when_nobody_else_has_written(
     with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
         append(log)
         with monkeypatch.context() as patch:
-            for method in ("_read_some", "_list_segments"):
-                patch.setattr(LocalStorage, method, None)
+            patch.setattr(Reader, "_read_some", None)
+            patch.setattr(LogFolder, "list_segments", None)
             append(log, 3)
         append(other)
         append(log)
@@ -307,10 +309,10 @@ def test_the_lock_s_state_is_that_of_the_present_turn(tmp_path: Path) -> None:
     """It is read once a turn; between two turns others may change it."""
     mine, others = Lock(tmp_path), Lock(tmp_path)
     for generation in (2, 4, 6):
-        with mine.hold():
+        with mine:
             mine.write_state(generation=generation, failed_at=None)
             assert mine.state() == others.state() == (generation, None)
-        with others.hold():
+        with others:
             assert others.state() == (generation, None)
             others.write_state(generation=generation + 1, failed_at=generation)
         assert mine.state() == (generation + 1, generation)

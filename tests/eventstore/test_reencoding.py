@@ -41,8 +41,7 @@ from eventstore import (
 )
 from eventstore import annex as log_annex
 from eventstore import format as log_format
-from eventstore.storage.local import LocalStorage, reencoding
-from eventstore.storage.local import storage as local_storage
+from eventstore.storage.local import LocalStorage, reading, reencoding
 from eventstore.storage.local.directory import segment_names
 from eventstore.storage.local.segment import Segment
 from eventstore.storage.local.survey import survey
@@ -252,7 +251,7 @@ def test_a_reader_that_stopped_within_a_new_frame_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had read a part of a segment, commit by commit; its place is within a larger frame now."""
-    monkeypatch.setattr(local_storage, "_READ_BYTES", 1)
+    monkeypatch.setattr(reading, "_READ_BYTES", 1)
     total = len(events_of(path))
     readers = [LocalStorage(path, read_only=True) for _ in range(7)]
     generators = [reader.read(0) for reader in readers]

@@ -201,7 +201,7 @@ def test_a_child_takes_no_harm_from_files_that_were_closed_behind_a_logs_back(
             one.append("s", [Event("A")])
         storage = log._storage
         assert isinstance(storage, LocalStorage)
-        held = [segment for segment in storage._segments if segment._descriptor is not None]
+        held = [segment for segment in storage._folder.segments if segment._descriptor is not None]
         for segment in held:
             os.close(cast("int", segment._descriptor))
         child = os.fork()

@@ -19,7 +19,7 @@ from typing import Literal
 from dacapo_store import artifacts
 from dacapo_store.artifacts import ArtifactWriter
 from eventstore import DamagedLogError, EventLog, ReadOnlyLogError, log_state, reencode_log
-from eventstore.storage.local import lock, storage
+from eventstore.storage.local import lock, log_folder, syncing
 from tools.torture.promises import Promise, commit_of, keys_of, must_hold, payload_of
 from tools.torture.recorder import Hooks, Recorder
 from tools.torture.turns import KilledError, Process, Turns, taking_turns
@@ -150,7 +150,7 @@ class Boot:
     def run(self) -> None:
         """Work; the trace and the promise tell what happened."""
         works = [(Process("first"), self._first)]
-        with taking_turns(self._turns, log_state, storage, lock), self.recorder:
+        with taking_turns(self._turns, log_state, log_folder, syncing, lock), self.recorder:
             self._turns.run(works)
             works = []
             for _ in range(self._plan.processes):

@@ -63,6 +63,7 @@ from eventstore import (
     reencode_log,
     verify_log,
 )
+from eventstore.storage.local import LocalStorage
 from eventstore.storage.numbered.patience import PatientStore
 from eventstore.storage.numbered.winning import Contest
 from tools.torture.history_models import DUPLICATE, MISSING, OK
@@ -447,8 +448,9 @@ class _Stores:
     def __init__(self, place: str | Path, segment_bytes_max: int) -> None:
         self.base = Base.at(place)
         # A base opens its log without saying where it rolls.
-        storage: Any = self.base.log._storage  # noqa: SLF001
-        storage._segment_bytes_max = segment_bytes_max  # noqa: SLF001
+        storage = self.base.log._storage  # noqa: SLF001
+        if isinstance(storage, LocalStorage):
+            storage._writer._segment_bytes_max = segment_bytes_max  # noqa: SLF001
         self.log = self.base.log
         self.configs = FileConfigStore(self.base.location.inside("configs"))
         self.stats = FileStatsStore(self.base.location.inside("stats"))

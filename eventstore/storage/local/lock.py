@@ -19,7 +19,6 @@ import fcntl
 import os
 import struct
 import threading
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,10 +30,11 @@ _MAGIC = b"DCPLOCK1"
 
 
 class Lock:
-    """One process's handle of the lock file. Reentrant within a thread.
+    """One process's handle of the lock file: ``with lock:`` waits for it. Reentrant within a thread.
 
     Attributes:
         turn: How many times this handle has taken the lock.
+        held: What ``state`` says, while this handle holds the lock: nobody else changes it. None otherwise.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,7 +43,7 @@ class Lock:
         self._thread_lock = threading.RLock()
         self._depth = 0
         self.turn = 0
-        self._held_state: tuple[int, int | None] | None = None
+        self.held: tuple[int, int | None] | None = None
 
     def _open(self) -> int:
         descriptor = files.open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
@@ -51,19 +51,15 @@ class Lock:
             files.share(descriptor, like=self._directory)
         return descriptor
 
-    def hold(self) -> AbstractContextManager[object]:
-        """Wait for the lock and hold it."""
-        return self
-
     def __enter__(self) -> Self:
         self._thread_lock.acquire()
         try:
             if self._depth == 0:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                while self._replaced():
+                while not os.fstat(self._descriptor).st_nlink:
+                    self._open_anew()
                     fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                # Whoever holds the lock is the only one to change it.
-                self._held_state = self._read_state()
+                self.held = self._read_state()
                 self.turn += 1
             self._depth += 1
         except BaseException:
@@ -79,28 +75,25 @@ class Lock:
         try:
             self._depth -= 1
             if self._depth == 0:
-                self._held_state = None
+                self.held = None
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         finally:
             self._thread_lock.release()
 
-    def _replaced(self) -> bool:
-        """Open the new file if somebody deleted the one that is open: others lock and write a new one."""
-        if os.fstat(self._descriptor).st_nlink:
-            return False
+    def _open_anew(self) -> None:
+        """Somebody deleted the file that is open: others lock a new one, and write to that."""
         # Opened before the old one is closed: where that fails, no other file may come to have the
         # number of a descriptor that is written to here.
         replaced, self._descriptor = self._descriptor, self._open()
         os.close(replaced)
-        return True
 
     def state(self) -> tuple[int, int | None]:
         """The directory generation, and the synced position at which a sync failed, if one has."""
-        held = self._held_state
+        held = self.held
         if held is not None:
             return held
-        if self._depth == 0:
-            self._replaced()
+        if self._depth == 0 and not os.fstat(self._descriptor).st_nlink:
+            self._open_anew()
         return self._read_state()
 
     def _read_state(self) -> tuple[int, int | None]:
@@ -115,10 +108,10 @@ class Lock:
     def write_state(self, *, generation: int, failed_at: int | None) -> None:
         """Replace the shared state; the lock must be held."""
         failed = 0 if failed_at is None else failed_at + 1
-        self._held_state = None
+        self.held = None
         os.pwrite(self._descriptor, _STATE.pack(_MAGIC, generation, failed), 0)
         if self._depth:
-            self._held_state = generation, failed_at
+            self.held = generation, failed_at
 
     def close(self) -> None:
         """Close the file. In a forked child this does not release the parent's lock."""

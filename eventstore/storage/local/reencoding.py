@@ -419,7 +419,7 @@ class _Work:
 
     def _put_in_place(self, made: Path, name: SegmentName, following: Segment) -> None:
         """Step 2."""
-        with self.lock.hold():
+        with self.lock:
             names = segment_names(self._directory)
             generation, failed_at = self.lock.state()
             if failed_at is not None:
@@ -462,7 +462,7 @@ class _Work:
                         f"it is damaged, or holds other events than {name.text}: move it away if nobody "
                         "needs them"
                     )
-                with self.lock.hold():
+                with self.lock:
                     self._delete_file(former_name, name, following.name)
                 self._outcome.deleted.append(former)
 

@@ -164,7 +164,7 @@ def repair_log(
     directory = _folder(path)
     lock = Lock(directory)
     try:
-        with lock.hold():
+        with lock:
             _complete_earlier(directory, lock)
             work = _work(directory, copy)
             if not work.plan.needed:

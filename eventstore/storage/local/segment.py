@@ -25,7 +25,7 @@ from eventstore.annex import Annex
 from eventstore.errors import DamagedLogError
 from eventstore.format import END_OF_STREAM, PREFIX_BYTES, Flaw, Seal
 from eventstore.index import Landmark, Place
-from eventstore.schema import UnreadableBatchError, decoded_batch, segment_schema
+from eventstore.schema import UnreadableBatchError, decoded_batch, folded_chain, segment_schema
 from eventstore.storage.local.directory import SegmentName, former_names
 
 if TYPE_CHECKING:
@@ -233,10 +233,11 @@ class Segment:
 
     def is_all_there(self) -> bool:
         """Whether the open file ends with the verified frames and nobody has deleted it."""
-        if self._descriptor is None:
+        end = self._known_end
+        if self._descriptor is None or end is None:
             return False
         status = os.fstat(self._descriptor)
-        return status.st_size == self.end.offset and status.st_nlink > 0
+        return status.st_size == end.offset and status.st_nlink > 0
 
     def is_ended(self) -> bool:
         """Whether Arrow's end-of-stream mark stands behind the verified frames: nothing may follow."""
@@ -332,24 +333,52 @@ class Segment:
         # A commit of its own once, and within a frame of many now: it is that frame that lies there.
         return seal is not None and seal.first_position <= near.position < seal.next_position
 
-    def go_on_behind(self, frame: Frame) -> None:
+    def chain_at(self, position: int, near: Landmark | None = None) -> bytes | None:
+        """The chain's value at a position; None when the segment ends in front of it.
+
+        A frame that ends there says it. In one that goes on behind it, where several commits were put into
+        one frame, it is computed from the events.
+
+        Args:
+            position: The position.
+            near: A hint where a frame at or in front of it lies.
+
+        Raises:
+            FlawedFrameError, DamagedLogError: As ``frames_from``.
+        """
+        if self.name.first_position == position:
+            return self.first_chain
+        frame = next(self.frames_from(position - 1, near), None)
+        if frame is None or frame.seal.next_position < position:
+            return None
+        first = frame.seal.first_position
+        if frame.seal.next_position > position:
+            chain = self.chain_at(first)
+            events = self.batch(frame).slice(0, position - first)
+            return None if chain is None else folded_chain(chain, events)
+        self._go_on_behind(frame)
+        return frame.seal.chain
+
+    def _go_on_behind(self, frame: Frame) -> None:
         """Count all up to the end of a good frame as verified: its chain value is known to be right."""
-        if frame.offset >= self.end_offset:
-            self._note(frame.seal, frame.offset)
+        end = self.end
+        if frame.offset >= end.offset:
+            self._note(frame.seal, frame.offset, end)
 
     def extend(self, seal: Seal, offset: int) -> None:
         """Take note of a good frame at the end of the verified ones."""
-        if seal.first_position != self.next_position or offset != self.end.offset or not seal.event_count:
+        end = self._known_end or self.end
+        if seal.first_position != self.next_position or offset != end.offset or not seal.event_count:
             raise self._misplaced(seal, offset, self.next_position)
-        self._note(seal, offset)
+        self._note(seal, offset, end)
 
-    def _note(self, seal: Seal, offset: int) -> None:
+    def _note(self, seal: Seal, offset: int, end: _End) -> None:
         if not self._offsets or offset - self._offsets[-1] >= _NOTED_BYTES:
             self._positions.append(seal.first_position)
             self._offsets.append(offset)
-        synced_position = max(self.end.synced_position, seal.synced_position)
+        synced_position = max(end.synced_position, seal.synced_position)
         self._known_end = _End(offset + seal.frame_bytes, seal.chain, synced_position)
-        self.next_position = seal.next_position
+        self.next_position = seal.first_position + seal.event_count
 
     def _misplaced(self, seal: Seal, offset: int, expected: int) -> DamagedLogError:
         return DamagedLogError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventstore import StorageError, files
-from eventstore.storage.local.storage import LocalStorage
+from eventstore.storage.local.syncing import Syncer
 from tools.torture import faults
 from tools.torture.faults import Step
 from tools.torture.mutations.breaking import Breaks, Family, Hunt, Noticed, Patch, nothing
@@ -26,13 +26,13 @@ def _ignore_short_writes(patch: Patch) -> None:
 
 
 def _forget_a_failed_sync(patch: Patch) -> None:
-    def sync(_: LocalStorage, descriptor: int, segment: Any) -> None:
+    def sync(_: Syncer, descriptor: int, segment: Any) -> None:
         try:
             files.sync_data(descriptor)
         except OSError as error:
             raise StorageError("failed", path=str(segment.path)) from error
 
-    patch.set(LocalStorage, "_sync_descriptor", sync)
+    patch.set(Syncer, "sync_descriptor", sync)
 
 
 def _ignore_a_failed_sync(patch: Patch) -> None:

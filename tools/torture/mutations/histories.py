@@ -15,8 +15,8 @@ from dacapo_store.config_store import FileConfigStore
 from eventstore import ANY, EventLog, StreamAppend
 from eventstore import log as log_module
 from eventstore.follow import follow as eventstore_follow
-from eventstore.storage.local.lock import Lock
-from eventstore.storage.local.storage import LocalStorage
+from eventstore.storage.local.log_folder import LogFolder
+from eventstore.storage.local.writing import Writer
 from projections.projection import Projection
 from tools.torture import history_runner
 from tools.torture.histories import judged
@@ -29,23 +29,20 @@ _HANG_SECONDS: Final = 6
 
 
 def _take_no_lock(patch: Patch) -> None:
-    @contextlib.contextmanager
-    def hold(_: Lock) -> Iterator[None]:
-        yield
-
-    patch.set(Lock, "hold", hold)
+    patch.set(LogFolder, "turn", lambda _: contextlib.nullcontext())
 
 
 def _unlock_early(patch: Patch) -> None:
     """Others may decide and write while this one does."""
-    honest = LocalStorage._write  # noqa: SLF001 - here and below: what is broken is inside
+    honest = Writer.write
 
-    def write(storage: LocalStorage, *arguments: Any) -> None:
-        assert storage._lock is not None, "a log that is written to has one"  # noqa: SLF001
-        fcntl.flock(storage._lock._descriptor, fcntl.LOCK_UN)  # noqa: SLF001
-        honest(storage, *arguments)
+    def write(writer: Writer, *arguments: Any) -> None:
+        lock = writer._folder.lock  # noqa: SLF001 - here and below: what is broken is inside
+        assert lock is not None, "a log that is written to has one"
+        fcntl.flock(lock._descriptor, fcntl.LOCK_UN)  # noqa: SLF001
+        honest(writer, *arguments)
 
-    patch.set(LocalStorage, "_write", write)
+    patch.set(Writer, "write", write)
 
 
 def _skip_events(patch: Patch) -> None:
@@ -113,7 +110,7 @@ MUTATIONS: Final[dict[str, _Mutation]] = {
         "log", lambda patch: patch.set(EventLog, "_known_commit", nothing)
     ),
     "new segments are not noticed": _Mutation(
-        "log", lambda patch: patch.set(LocalStorage, "_notice_new_segments", nothing)
+        "log", lambda patch: patch.set(LogFolder, "notice_new_segments", nothing)
     ),
     "a forked child keeps what it inherited": _Mutation(
         "log", lambda patch: patch.set(EventLog, "_after_fork", nothing)

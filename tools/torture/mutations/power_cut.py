@@ -17,6 +17,8 @@ from eventstore.storage.local import directory, recovery
 from eventstore.storage.local.directory import SegmentName
 from eventstore.storage.local.segment import Segment
 from eventstore.storage.local.storage import LocalStorage
+from eventstore.storage.local.syncing import Syncer
+from eventstore.storage.local.writing import Writer
 from tools.torture.boots import Plan
 from tools.torture.mutations.breaking import Breaks, Family, Hunt, Noticed, Patch, nothing
 from tools.torture.power_cut import Suite, fast_folder
@@ -27,32 +29,32 @@ _POINTS: Final = 25
 
 
 def _claim_before_the_sync(patch: Patch) -> None:
-    honest = LocalStorage._sync_all  # noqa: SLF001 - here and below: what is broken is inside
+    honest = Syncer._sync_active  # noqa: SLF001 - here and below: what is broken is inside
 
-    def claim(self: LocalStorage, *arguments: Any) -> None:
-        self._synced = self._segments[-1].next_position
+    def claim(self: Syncer, *arguments: Any) -> None:
+        self.synced = self._folder.segments[-1].next_position
         honest(self, *arguments)
 
-    patch.set(LocalStorage, "_sync_all", claim)
+    patch.set(Syncer, "_sync_active", claim)
 
 
 def _begin_a_segment_without_syncing_the_last(patch: Patch) -> None:
-    def roll(self: LocalStorage, segment: Segment) -> None:
+    def roll(self: Writer, segment: Segment) -> None:
         self._create_segment(SegmentName(segment.next_position), segment.schema, segment.chain, [])
-        self._list_segments()
+        self._folder.list_segments()
 
-    patch.set(LocalStorage, "_roll", roll)
+    patch.set(Writer, "_roll", roll)
 
 
 def _try_a_failed_sync_again(patch: Patch) -> None:
-    def sync(_: LocalStorage, descriptor: int, __: Any) -> None:
+    def sync(_: Syncer, descriptor: int, __: Any) -> None:
         try:
             files.sync_data(descriptor)
         except OSError:
             with suppress(OSError):
                 files.sync_data(descriptor)
 
-    patch.set(LocalStorage, "_sync_descriptor", sync)
+    patch.set(Syncer, "sync_descriptor", sync)
 
 
 def _name_a_segment_before_its_bytes_are_synced(patch: Patch) -> None:
@@ -115,15 +117,11 @@ def _cut_before_the_copy_is_durable(patch: Patch) -> None:
 
 
 def _cut_back_without_a_sync(patch: Patch) -> None:
-    def write(_: LocalStorage, segment: Segment, frame: bytes) -> None:
-        descriptor = segment.keep_open()
-        with suppress(OSError):
-            if files.write_at(descriptor, frame, segment.end_offset) == len(frame):
-                return
-        files.cut(descriptor, segment.end_offset)
+    def cut_back(_: Writer, segment: Segment, offset: int, __: str) -> None:
+        files.cut(segment.keep_open(), offset)
         raise WriteRefusedError("the disk took a part", path=str(segment.path))
 
-    patch.set(LocalStorage, "_write", write)
+    patch.set(Writer, "_cut_back", cut_back)
 
 
 @dataclass(frozen=True)
@@ -138,13 +136,13 @@ MUTATIONS: Final[dict[str, _Mutation]] = {
     "commits are not synced": _Mutation(lambda patch: patch.set(files, "sync_data", nothing)),
     "new files are not synced": _Mutation(lambda patch: patch.set(files, "sync_file", nothing)),
     "folders are not synced": _Mutation(lambda patch: patch.set(files, "sync_directory", nothing)),
-    "acknowledged without a sync": _Mutation(lambda patch: patch.set(LocalStorage, "sync", nothing)),
+    "acknowledged without a sync": _Mutation(lambda patch: patch.set(Syncer, "sync", nothing)),
     "claimed before the sync": _Mutation(_claim_before_the_sync),
     "a segment begun before the last is synced": _Mutation(_begin_a_segment_without_syncing_the_last),
     "a segment named before its bytes are synced": _Mutation(_name_a_segment_before_its_bytes_are_synced),
     "a failed sync tried again": _Mutation(_try_a_failed_sync_again),
     "a failed sync not told to others": _Mutation(
-        lambda patch: patch.set(LocalStorage, "_mark_failed_sync", nothing), begin=8
+        lambda patch: patch.set(Syncer, "mark_failed_sync", nothing), begin=8
     ),
     "synced positions ignored": _Mutation(_cut_without_looking_at_what_was_synced, begin=4),
     "every bad tail taken for a torn one": _Mutation(
