@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventstore import deciding
 from eventstore.encoding import EncodedEvent
 from eventstore.errors import CommitUnknownError, EventStoreError
 from eventstore.message import BatchMessage
@@ -53,22 +54,11 @@ class GroupCommit:
     Args:
         state: What is known of the log.
         storage: Gives the adapter, or raises when the log was closed.
-        known_commit: The commit that these events made earlier, or None; see ``EventLog``.
-        check: Raises when an expectation does not hold; see ``EventLog``.
     """
 
-    def __init__(
-        self,
-        state: LogState,
-        storage: Callable[[], GroupStorage],
-        *,
-        known_commit: Callable[[Sequence[EncodedEvent], Sequence[UUID]], Commit | None],
-        check: Callable[[Sequence[StreamAppend]], None],
-    ) -> None:
+    def __init__(self, state: LogState, storage: Callable[[], GroupStorage]) -> None:
         self._state = state
         self._storage = storage
-        self._known_commit = known_commit
-        self._check = check
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -136,7 +126,7 @@ class GroupCommit:
             # A thread that reads may have met them already.
             if self._state.next_position == taken[0][1].new.first_position:
                 for (_, append), place in zip(taken, places, strict=True):
-                    self._state.add(
+                    self._state.index.tail.add(
                         append.runs, ids=append.ids, clock=append.clock, chain=append.new.chain, place=place
                     )
         for pending, append in taken:
@@ -144,7 +134,7 @@ class GroupCommit:
 
     def _seems_right(self, pending: PendingAppend) -> bool:
         with contextlib.suppress(EventStoreError):
-            self._check(pending.parts)
+            deciding.check_expectations(pending.parts, self._state)
             return True
         return False
 
@@ -163,11 +153,13 @@ class GroupCommit:
             if not ids.isdisjoint(each.bytes for each in pending.ids) or _depends(pending, versions):
                 continue
             try:
-                known = self._known_commit(pending.encoded, pending.ids) if pending.ids else None
+                known = (
+                    deciding.known_commit(pending.encoded, pending.ids, self._state) if pending.ids else None
+                )
                 if known is not None:
                     pending.outcome = known
                     continue
-                self._check(pending.parts)
+                deciding.check_expectations(pending.parts, self._state)
             except EventStoreError as error:
                 pending.outcome = error
                 continue

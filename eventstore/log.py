@@ -14,31 +14,24 @@ import os
 import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self
 from uuid import UUID
 
-import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from eventstore import format as log_format
-from eventstore.encoding import EncodedEvent, encode_events
+from eventstore import deciding
+from eventstore.encoding import EncodedEvent
 from eventstore.errors import (
     CommitUnknownError,
-    DamagedLogError,
-    DuplicateEventError,
-    EventStoreError,
-    ExpectedVersionError,
-    InvalidEventError,
     LogClosedError,
     ReadOnlyLogError,
     StorageError,
 )
 from eventstore.follow import Stop, follow
-from eventstore.format import Numbers
 from eventstore.group_commit import GroupCommit, PendingAppend
+from eventstore.log_reader import LogReader, events_in
 from eventstore.log_state import LogState
 from eventstore.message import BatchMessage
 from eventstore.model import (
@@ -48,22 +41,17 @@ from eventstore.model import (
     ExpectedVersion,
     RecordedEvent,
     StreamAppend,
-    StreamState,
     Verdict,
 )
 from eventstore.placing import placed
-from eventstore.schema import clocks, envelope_schema, folded_chain, recorded_events, text_array
+from eventstore.schema import envelope_schema
 from eventstore.storage.addresses import open_storage
 from eventstore.storage.local import SEGMENT_BYTES_MAX
-from eventstore.storage.protocol import GroupStorage, SharedFiles, Storage, StoredBatch
+from eventstore.storage.protocol import GroupStorage, SharedFiles, Storage
 
 Durability = Literal["commit", "os"]
 
 _ALONE_SECONDS = 0.001
-_NEAR_POSITIONS = 64
-_JOINED_COMMITS = 1024
-_JOINED_BYTES = 1 << 20
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _open_logs: weakref.WeakSet[EventLog] = weakref.WeakSet()
 
 
@@ -88,14 +76,10 @@ class EventLog:
         self._inherited = False
         self._alone_until = 0.0
         self._state = LogState(self._adapter)
+        self._reader = LogReader(self._state, self._adapter)
         self._group: GroupCommit | None = None
         if isinstance(storage, GroupStorage):
-            self._group = GroupCommit(
-                self._state,
-                self._group_adapter,
-                known_commit=self._known_commit,
-                check=self._check_expectations,
-            )
+            self._group = GroupCommit(self._state, self._group_adapter)
         try:
             self._state.begin()
             self._state.catch_up()
@@ -198,16 +182,7 @@ class EventLog:
         """
         if durability not in ("commit", "os"):
             raise ValueError(f'durability is "commit" or "os", not {durability!r}')
-        encoded: list[EncodedEvent] = []
-        chosen_ids: list[UUID] = []
-        for part in appends:
-            if isinstance(part.events, Event):
-                raise InvalidEventError("an append takes a sequence of events; put the one into a list")
-            # Taken once: whose list it is may go on filling it.
-            events = tuple(part.events)
-            encoded += encode_events(part.stream, events)
-            chosen_ids += [event.event_id for event in events if event.event_id is not None]
-        self._check_parts(appends, encoded)
+        encoded, chosen_ids = deciding.encode_parts(appends)
         message = BatchMessage(encoded)
         if self._group is not None:
             return self._append_in_group(
@@ -216,18 +191,24 @@ class EventLog:
         self._read_ahead(appends, chosen_ids)
         commit = None
         while commit is None:
-            with self._state.lock, self._adapter().turn():
-                self._look_again()
-                commit = known = self._known_commit(encoded, chosen_ids) if chosen_ids else None
-                if commit is None:
-                    self._check_expectations(appends)
-                    commit = self._put(encoded, message)
+            with self._state.lock:
+                storage = self._adapter()
+                with storage.turn():
+                    # The decision is made on what is there now.
+                    met_others = self._state.read_on(storage)
+                    self._alone_until = 0.0 if met_others else self._state.looked_at + _ALONE_SECONDS
+                    known = deciding.known_commit(encoded, chosen_ids, self._state) if chosen_ids else None
+                    commit = known
+                    if commit is None:
+                        deciding.check_expectations(appends, self._state)
+                        commit = self._put(storage, encoded, message)
         if durability == "commit":
             if known is not None:
                 # This repetition may be there because the first one's sync failed: that is made up for.
                 self._adapter().recover()
             self._adapter().sync(commit.next_position)
-        self._state.keep_index()
+        if self._state.index.wants_writing:
+            self._state.keep_index()
         return commit
 
     def _append_in_group(self, pending: PendingAppend, *, durability: Durability) -> Commit:
@@ -257,9 +238,7 @@ class EventLog:
         if self.chain_at(unknown.next_position).hex() != unknown.commit_id:
             return None
         events = list(self.read(unknown.position, unknown.next_position))
-        versions = {event.stream: event.stream_version for event in events}
-        ids = b"".join([event.event_id.bytes for event in events])
-        return Commit(unknown.position, unknown.next_position, versions, ids)
+        return deciding.commit_of(events, unknown.position)
 
     def sync(self) -> None:
         """Return once everything that was committed before this call is durable.
@@ -272,7 +251,7 @@ class EventLog:
         """
         with self._turn():
             self._state.catch_up(anew=False)
-            next_position = self._next_position
+            next_position = self._state.next_position
         self._make_durable(next_position)
 
     def _sync_opened(self) -> None:
@@ -280,46 +259,13 @@ class EventLog:
         if self._group is None:
             self.sync()
         else:
-            self._make_durable(self._next_position)
+            self._make_durable(self._state.next_position)
 
     def _make_durable(self, next_position: int) -> None:
         storage = self._adapter()
         if storage.durable_position < next_position:
             storage.recover()
             storage.sync(next_position)
-
-    def _check_parts(self, appends: Sequence[StreamAppend], encoded: Sequence[EncodedEvent]) -> None:
-        if not encoded:
-            raise InvalidEventError("an append needs at least one event")
-        if len(appends) > 1:
-            streams = [part.stream for part in appends]
-            if len(set(streams)) != len(streams):
-                raise InvalidEventError(f"an append names each stream once, not {streams}")
-        if len(encoded) > 1 and len({event.id_bytes for event in encoded}) != len(encoded):
-            raise InvalidEventError("the events of an append have different ids; one is there twice")
-        for part in appends:
-            version = part.expected
-            if version is ANY:
-                continue
-            counted = isinstance(version, int) and not isinstance(version, bool) and version >= 0
-            if not counted and not isinstance(version, type(ANY)):
-                raise InvalidEventError(
-                    f"expected is ANY, NO_STREAM, STREAM_EXISTS or a stream version, not {version!r}"
-                )
-
-    def _check_expectations(self, appends: Sequence[StreamAppend]) -> None:
-        for part in appends:
-            if part.expected is ANY:
-                continue
-            actual = self._state.stream_version(part.stream)
-            if not _fits(part.expected, actual):
-                there = "does not exist" if actual is None else f"is at version {actual}"
-                raise ExpectedVersionError(
-                    f"stream {part.stream!r} {there}, not as expected: {part.expected!r}; nothing written",
-                    stream=part.stream,
-                    expected=part.expected,
-                    actual=actual,
-                )
 
     def _read_ahead(self, appends: Sequence[StreamAppend], ids: Sequence[UUID]) -> None:
         """Read what will be needed before the lock is taken, so that under it little is left to read.
@@ -336,47 +282,23 @@ class EventLog:
             for event_id in ids:
                 self._state.id_position(event_id.bytes)
 
-    def _look_again(self) -> None:
-        """Read what came before the lock was taken; the caller decides on what is there then."""
-        met_others = self._state.catch_up()
-        self._alone_until = 0.0 if met_others else time.monotonic() + _ALONE_SECONDS
-
-    def _put(self, encoded: Sequence[EncodedEvent], message: BatchMessage) -> Commit | None:
+    def _put(self, storage: Storage, encoded: Sequence[EncodedEvent], message: BatchMessage) -> Commit | None:
+        tail = self._state.index.tail
         append = placed(
             encoded,
             message,
-            first_position=self._state.next_position,
-            chain=self._state.chain,
+            first_position=tail.next_position,
+            chain=tail.chain,
             last_version=self._state.stream_version,
         )
-        message_bytes, first_position, event_count, chain = append.new
-        place = self._adapter().put(
-            message_bytes, first_position=first_position, event_count=event_count, chain=chain
+        new = append.new
+        place = storage.put(
+            new.message, first_position=new.first_position, event_count=new.event_count, chain=new.chain
         )
         if place is None:
             return None
-        self._state.add(append.runs, ids=append.ids, clock=append.clock, chain=chain, place=place)
+        tail.add(append.runs, ids=append.ids, clock=append.clock, chain=new.chain, place=place)
         return append.commit
-
-    def _known_commit(self, encoded: Sequence[EncodedEvent], chosen_ids: Sequence[UUID]) -> Commit | None:
-        """The commit that these very events made earlier, or None when none of their ids is known."""
-        known = ((each, self._state.id_position(each.bytes)) for each in chosen_ids)
-        event_id, position = next((each for each in known if each[1] is not None), (None, None))
-        if event_id is None or position is None:
-            return None
-        stored = next(self._state.stored(position, position + 1))
-        events = list(recorded_events(stored.first_commit()))
-        if len(events) != len(encoded) or not all(map(_same_event, events, encoded)):
-            raise DuplicateEventError(
-                f"event {event_id} stands at position {position} already, with other content or in another "
-                "commit: a repetition must repeat the whole append; anything else needs new ids",
-                event_id=event_id.hex,
-                position=position,
-            )
-        versions = {event.stream: event.stream_version for event in events}
-        first = stored.first_position
-        ids = b"".join([event.event_id.bytes for event in events])
-        return Commit(first, first + len(events), versions, ids)
 
     # --- reading
 
@@ -398,10 +320,6 @@ class EventLog:
     def next_position(self) -> int:
         """The position that the next event will get: the log's length, and its version number."""
         self._state.catch_up(anew=False)
-        return self._next_position
-
-    @property
-    def _next_position(self) -> int:
         return self._state.next_position
 
     @property
@@ -428,18 +346,8 @@ class EventLog:
             ValueError: The log has no such position yet.
         """
         if not 0 <= position <= self.next_position:
-            raise ValueError(f"the log has positions 0 to {self._next_position}, and not {position}")
-        if position == 0:
-            return log_format.first_chain(self.log_id)
-        stored = next(self._state.stored(position - 1, position))
-        if stored.next_position == position:
-            return stored.chain
-        # It is within a frame, of many commits as a rule: the chain goes on from where that begins.
-        start = stored.first_position if stored.frame_position is None else stored.frame_position
-        chain = self.chain_at(start)
-        for part in self._parts(start, position):
-            chain = folded_chain(chain, part.batch)
-        return chain
+            raise ValueError(f"the log has positions 0 to {self._state.next_position}, and not {position}")
+        return self._reader.chain_at(position)
 
     def stream_version(self, stream: str) -> int | None:
         """The version of the stream's last event, or None when the stream does not exist."""
@@ -469,8 +377,7 @@ class EventLog:
         Raises:
             DamagedLogError: The log is damaged here; the events before it were given.
         """
-        batches = self.read_batches(from_position, until, stream=stream, types=types)
-        return (event for batch in batches for event in recorded_events(batch))
+        return events_in(self.read_batches(from_position, until, stream=stream, types=types))
 
     def read_batches(
         self,
@@ -485,7 +392,7 @@ class EventLog:
         if from_position < 0 or (until is not None and until < 0):
             raise ValueError(f"positions count from 0, so not {from_position} until {until}")
         stop = next_position if until is None else min(until, next_position)
-        return self._batches(from_position, stop, stream, types)
+        return self._reader.batches(from_position, stop, stream=stream, types=types)
 
     def read_stream(self, stream: str, from_version: int = 0) -> Iterator[RecordedEvent]:
         """The events of one stream from a stream version on; goes straight to them."""
@@ -494,7 +401,7 @@ class EventLog:
         with self._state.lock:
             self._state.catch_up(anew=False)
             positions = self._state.stream_positions(stream, from_version)
-        return self._events_at(positions, stream)
+        return events_in(self._reader.batches_of_stream(stream, positions))
 
     def position_at(self, time: datetime) -> int:
         """The position as of a moment: the state then is the fold of the events below it.
@@ -506,15 +413,7 @@ class EventLog:
         """
         if time.tzinfo is None:
             raise ValueError(f"a moment needs a time zone, and {time!r} has none")
-        moment = (time - _EPOCH) // timedelta(microseconds=1)
-        with self._state.lock:
-            self._state.catch_up(anew=False)
-            around = self._state.around(moment)
-            if around is None:
-                return self._next_position
-        start, stop = around
-        times = (clock for part in self._parts(start, stop) for clock in clocks(part.batch))
-        return next((position for position, clock in enumerate(times, start) if clock > moment), stop)
+        return self._reader.position_at(time)
 
     def follow(
         self, from_position: int = 0, *, timeout: float | None = None, stop: Stop | None = None
@@ -565,54 +464,6 @@ class EventLog:
     def verify(self) -> Verdict:
         """Read the whole log, change nothing, and list everything that is not as it should be."""
         return self._adapter().verify()
-
-    def _batches(
-        self, start: int, stop: int, stream: str | None, types: Collection[str] | None
-    ) -> Iterator[pa.RecordBatch]:
-        for batch in _joined(self._parts(start, stop)):
-            wanted = batch
-            if stream is not None:
-                wanted = wanted.filter(pc.equal(wanted.column("stream"), text_array([stream])[0]))
-            if types is not None:
-                wanted = wanted.filter(pc.is_in(wanted.column("type"), text_array(list(types))))
-            if wanted.num_rows:
-                yield wanted
-
-    def _parts(self, start: int, stop: int) -> Iterator[StoredBatch]:
-        if start >= stop:
-            return
-        reached = start
-        for stored in self._state.stored(start, stop):
-            reached = stored.next_position
-            if stored.first_position >= start and reached <= stop:
-                yield stored
-            else:
-                yield msgspec.structs.replace(stored, batch=_part(stored, start, stop))
-            if reached < stop:
-                self._adapter()  # closed meanwhile: say so; forked meanwhile: open anew
-        if reached < stop:
-            raise DamagedLogError(
-                f"events from position {reached} on were there a moment ago and are gone: a file of the log "
-                "was deleted or replaced. Restore it from a copy and open the log again",
-                path="",
-                offset=0,
-                position=reached,
-            )
-
-    def _events_at(self, positions: Sequence[int], stream: str) -> Iterator[RecordedEvent]:
-        """The events at these positions, read together where they lie close together."""
-        start = 0
-        for place, position in enumerate(positions):
-            last = place + 1 == len(positions)
-            if last or positions[place + 1] - position > _NEAR_POSITIONS:
-                if position - positions[start] == place - start:
-                    # All of them are the stream's: to join commits and look for it would take longer.
-                    for part in self._parts(positions[start], position + 1):
-                        yield from recorded_events(part.batch)
-                else:
-                    for batch in self._batches(positions[start], position + 1, stream, None):
-                        yield from recorded_events(batch)
-                start = place + 1
 
     # --- life
 
@@ -666,65 +517,6 @@ class EventLog:
                 self._storage.reopen()
                 self._inherited = False
                 self._state.begin()
-
-
-def _fits(expected: ExpectedVersion, actual: int | None) -> bool:
-    match expected:
-        case StreamState.ANY:
-            return True
-        case StreamState.NO_STREAM:
-            return actual is None
-        case StreamState.STREAM_EXISTS:
-            return actual is not None
-    return expected == actual
-
-
-def _part(stored: StoredBatch, start: int, stop: int) -> pa.RecordBatch:
-    """The rows of a batch whose positions are in [start, stop)."""
-    first = max(start - stored.first_position, 0)
-    return stored.batch.slice(first, min(stop, stored.next_position) - stored.first_position - first)
-
-
-def _joined(parts: Iterator[StoredBatch]) -> Iterator[pa.RecordBatch]:
-    """Many small commits as fewer batches: what follows costs as much for a row as for a thousand."""
-    waiting: list[pa.RecordBatch] = []
-    waiting_bytes = 0
-    try:
-        for part in parts:
-            waiting.append(part.batch)
-            waiting_bytes += part.place.size
-            if len(waiting) == _JOINED_COMMITS or waiting_bytes >= _JOINED_BYTES:
-                yield from _one_batch(waiting)
-                waiting, waiting_bytes = [], 0
-    except EventStoreError:
-        # What came before the damage, or before the log was closed, is given first.
-        yield from _one_batch(waiting)
-        raise
-    yield from _one_batch(waiting)
-
-
-def _one_batch(parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    if len(parts) < 2:  # noqa: PLR2004 - one is there already
-        return parts
-    batches: list[pa.RecordBatch] = pa.Table.from_batches(parts).combine_chunks().to_batches()
-    return batches
-
-
-def _same_event(recorded: RecordedEvent, event: EncodedEvent) -> bool:
-    """Equal in everything that the caller gave; the clock and the metadata may differ."""
-    return (
-        recorded.event_id.bytes == event.id_bytes
-        and recorded.stream == event.stream
-        and recorded.type.encode() == event.type_name
-        and recorded.schema_version == event.schema_version
-        and recorded.data_json.encode() == event.data
-        and _same_numbers(recorded.index, event.index)
-        and _same_numbers(recorded.values, event.values)
-    )
-
-
-def _same_numbers(recorded: pa.Array | None, given: Numbers | None) -> bool:
-    return (None if recorded is None else log_format.numbers_of(recorded)) == given
 
 
 def _reset_in_child() -> None:

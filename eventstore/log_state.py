@@ -12,14 +12,14 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from eventstore import format as log_format
 from eventstore.errors import DamagedLogError
-from eventstore.index import DamagedIndexError, HistoryIndex, Place, Run
+from eventstore.index import DamagedIndexError, HistoryIndex
 from eventstore.keys import EventKeys
 from eventstore.schema import column_of
 from eventstore.storage.protocol import Glimpse, Storage, StoredBatch
@@ -34,15 +34,19 @@ class LogState:
 
     Args:
         adapter: Gives the storage, or raises when the log was closed.
+
+    Attributes:
+        index: What is known of the log's history. A commit that was put is added to its tail.
+        looked_at: When the last look for news began, by the monotonic clock.
     """
 
     def __init__(self, adapter: Callable[[], Storage]) -> None:
         self.lock = threading.RLock()
         self._adapter = adapter
         self._scope = threading.local()
-        self._looked_at = -math.inf
+        self.looked_at = -math.inf
         storage = adapter()
-        self._index = HistoryIndex(
+        self.index = HistoryIndex(
             storage.index_folder,
             log_id=storage.log_id,
             first_chain=log_format.first_chain(storage.log_id),
@@ -52,16 +56,16 @@ class LogState:
     @property
     def next_position(self) -> int:
         """How far the log was read."""
-        return self._index.tail.next_position
+        return self.index.tail.next_position
 
     @property
     def chain(self) -> bytes:
         """The chain's value there."""
-        return self._index.tail.chain
+        return self.index.tail.chain
 
     def begin(self) -> None:
         """Take the index as it is on the disk; what comes behind it is read by ``catch_up``."""
-        self._index.load(self._adapter().resume)
+        self.index.load(self._adapter().resume)
 
     def catch_up(self, *, anew: bool = True) -> bool:
         """Read what was committed since, by whatever process. True if there was anything.
@@ -70,18 +74,21 @@ class LogState:
             anew: False where ``one_look`` lets it be enough that somebody has looked since it began.
         """
         with self.lock:
-            began = time.monotonic()
-            if not anew and self._looked_at > getattr(self._scope, "began", math.inf):
+            if not anew and self.looked_at > getattr(self._scope, "began", math.inf):
                 return False
-            index, storage = self._index, self._adapter()
-            start = index.tail.next_position
-            while storage.has_news(before := index.tail.next_position):
-                if self._glance(storage):
-                    self._look_behind(before - start, index.tail.next_position - start)
-                elif self._fold_new():
-                    break
-            self._looked_at = began
-            return index.tail.next_position != start
+            return self.read_on(self._adapter())
+
+    def read_on(self, storage: Storage) -> bool:
+        """As ``catch_up``, for who holds ``lock`` and has the storage at hand."""
+        began, index = time.monotonic(), self.index
+        start = index.tail.next_position
+        while storage.has_news(before := index.tail.next_position):
+            if self._glance(storage):
+                self._look_behind(before - start, index.tail.next_position - start)
+            elif self._fold_new():
+                break
+        self.looked_at = began
+        return index.tail.next_position != start
 
     @contextlib.contextmanager
     def one_look(self) -> Iterator[None]:
@@ -98,16 +105,12 @@ class LogState:
         near = self._ask(HistoryIndex.near, start)
         return self._adapter().read(start, stop, near=near)
 
-    def add(self, runs: Iterable[Run], *, ids: bytes, clock: int, chain: bytes, place: Place) -> None:
-        """Take note of a commit that was put behind the last one; see ``Tail.add``."""
-        self._index.tail.add(runs, ids=ids, clock=clock, chain=chain, place=place)
-
     # --- questions
 
     def stream_version(self, stream: str) -> int | None:
         """The version of a stream's last event, or None."""
         with self.lock:
-            version = self._index.tail.last_version(stream)
+            version = self.index.tail.last_version(stream)
         return self._ask(HistoryIndex.stream_version, stream) if version is None else version
 
     def stream_positions(self, stream: str, from_version: int) -> Sequence[int]:
@@ -126,19 +129,19 @@ class LogState:
         with self.lock:
             while True:
                 try:
-                    return question(self._index, *arguments)
+                    return question(self.index, *arguments)
                 except DamagedIndexError as damaged:
-                    self._index.drop(damaged, self._adapter().resume)
+                    self.index.drop(damaged, self._adapter().resume)
                     self.catch_up()
 
     # --- reading on
 
     def _glance(self, storage: Storage) -> bool:
         """Take note of some small commits; False when they have to be read."""
-        glimpses = storage.glance(self._index.tail.next_position)
+        glimpses = storage.glance(self.index.tail.next_position)
         for glimpse in glimpses:
             self._note(glimpse)
-        if self._index.needs_writing:
+        if self.index.needs_writing:
             self.keep_index()
         return bool(glimpses)
 
@@ -150,7 +153,7 @@ class LogState:
             return False
         for group in _grouped(stored):
             self._fold(group)
-            if self._index.needs_writing:
+            if self.index.needs_writing:
                 self.keep_index()
                 return False
             before, folded = folded, folded + sum(each.batch.num_rows for each in group)
@@ -160,7 +163,7 @@ class LogState:
 
     def _look_behind(self, before: int, read: int) -> bool:
         """After so many events read, another process may have indexed what comes next; True if it has."""
-        return before < _LOOK_BEHIND_EVENTS <= read and self._index.refresh(self._adapter().resume)
+        return before < _LOOK_BEHIND_EVENTS <= read and self.index.refresh(self._adapter().resume)
 
     def _fold(self, group: Sequence[StoredBatch]) -> None:
         """Take note of commits, together: Arrow takes as long for one row as for a hundred."""
@@ -190,7 +193,7 @@ class LogState:
                 position=self.next_position,
             )
         keys = commit.keys
-        self._index.tail.add(
+        self.index.tail.add(
             zip(keys.streams, keys.versions, itertools.repeat(1), strict=False),
             ids=keys.ids,
             clock=keys.clock,
@@ -202,18 +205,18 @@ class LogState:
 
     def keep_index(self) -> None:
         """Write index files when there is enough to write. Nobody's commit waits for this."""
-        if self._index.wants_writing:
+        if self.index.wants_writing:
             storage = self._adapter()
-            self._index.write(storage.resume, self.lock, durable_position=storage.durable_position)
+            self.index.write(storage.resume, self.lock, durable_position=storage.durable_position)
 
     def close(self) -> None:
         """Let go of all files."""
-        self._index.close()
+        self.index.close()
 
     def after_fork(self) -> None:
         """Called in a forked child: a thread of the parent may have held the lock."""
         self.lock = threading.RLock()
-        self._index.after_fork()
+        self.index.after_fork()
 
 
 def _grouped(batches: Iterator[StoredBatch]) -> Iterator[list[StoredBatch]]:

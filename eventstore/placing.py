@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from eventstore import format as log_format
 from eventstore.encoding import EncodedEvent
@@ -13,7 +14,7 @@ from eventstore.model import Commit
 from eventstore.storage.protocol import NewCommit
 
 
-class PlacedAppend(NamedTuple):
+class PlacedAppend(msgspec.Struct, frozen=True, gc=False):
     """An append that has its place: what is put, what is noted of it, and what is told.
 
     Attributes:
@@ -48,30 +49,31 @@ def placed(
         chain: The chain's value in front of it.
         last_version: The version of a stream's last event in front of it, or None.
     """
-    begun: dict[str, int] = {}
+    runs: list[Run] = []
     versions: list[int] = []
     last_versions: dict[str, int] = {}
-    stream, version, position = "", 0, first_position
+    stream, version, begun, position = "", 0, 0, first_position
     for event in encoded:
         if event.stream == stream:
             version += 1
         else:
+            if stream:
+                runs.append((stream, begun, version - begun + 1))
             stream, last = event.stream, last_version(event.stream)
-            version = 0 if last is None else last + 1
-            begun[stream] = version
+            version = begun = 0 if last is None else last + 1
         versions.append(version)
         last_versions[stream] = version
         chain = log_format.next_chain(
             chain, position=position, stream_version=version, content=event.content_digest
         )
         position += 1
+    runs.append((stream, begun, version - begun + 1))
     count = len(encoded)
     if count == 1:
         ids, clock = encoded[0].id_bytes, encoded[0].recorded_at
     else:
         ids = b"".join([event.id_bytes for event in encoded])
         clock = max([event.recorded_at for event in encoded])
-    runs = [(stream, version, last_versions[stream] - version + 1) for stream, version in begun.items()]
     new = NewCommit(message.at(first_position, versions), first_position, count, chain)
     commit = Commit(first_position, first_position + count, last_versions, ids)
     return PlacedAppend(new, runs, ids, clock, commit)

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from dacapo_store.base import Base
 from dacapo_store.config_store import FileConfigStore
-from eventstore import ANY, EventLog, StreamAppend
+from eventstore import ANY, EventLog, StreamAppend, deciding
 from eventstore import log as log_module
 from eventstore.follow import follow as eventstore_follow
 from eventstore.storage.local.log_folder import LogFolder
@@ -96,18 +96,18 @@ MUTATIONS: Final[dict[str, _Mutation]] = {
     "the lock is not taken": _Mutation("log", _take_no_lock),
     "unlocked before the write": _Mutation("log", _unlock_early),
     "expectations are not checked": _Mutation(
-        "log", lambda patch: patch.set(EventLog, "_check_expectations", nothing)
+        "log", lambda patch: patch.set(deciding, "check_expectations", nothing)
     ),
     "a reader is content with what it knows": _Mutation(
         "log",
         lambda patch: patch.set(
             EventLog,
             "next_position",
-            property(lambda log: log._next_position),  # noqa: SLF001
+            property(lambda log: log._state.next_position),  # noqa: SLF001
         ),
     ),
     "repeated ids are not recognised": _Mutation(
-        "log", lambda patch: patch.set(EventLog, "_known_commit", nothing)
+        "log", lambda patch: patch.set(deciding, "known_commit", nothing)
     ),
     "new segments are not noticed": _Mutation(
         "log", lambda patch: patch.set(LogFolder, "notice_new_segments", nothing)
