@@ -297,7 +297,10 @@ class EventLog:
         )
         if place is None:
             return None
-        tail.add(append.runs, ids=append.ids, clock=append.clock, chain=new.chain, place=place)
+        # Looked up anew: if a part of the index was damaged, there is another tail by now.
+        self._state.index.tail.add(
+            append.runs, ids=append.ids, clock=append.clock, chain=new.chain, place=place
+        )
         return append.commit
 
     # --- reading
