@@ -46,29 +46,31 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
     Raises:
         OSError: As ``os.open`` does; where descriptors have run out, it says what to do.
     """
-    with _descriptors_run_out(path):
+    try:
         return os.open(path, flags | os.O_CLOEXEC, mode)
+    except OSError as error:
+        _say_if_descriptors_ran_out(error, path)
+        raise
 
 
 def duplicate(descriptor: int, path: Path) -> int:
     """A second descriptor of an open file; ``path`` is for the error, as that of ``open_file``."""
-    with _descriptors_run_out(path):
-        return os.dup(descriptor)
-
-
-@contextlib.contextmanager
-def _descriptors_run_out(path: Path) -> Iterator[None]:
     try:
-        yield
+        return os.dup(descriptor)
     except OSError as error:
-        if error.errno == errno.EMFILE:
-            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            text = f"this process has as many files open as it may, {limit}: raise `ulimit -n`"
-        elif error.errno == errno.ENFILE:
-            text = "all processes together have as many files open as they may: raise `sysctl fs.file-max`"
-        else:
-            raise
-        raise OSError(error.errno, f"{error.strerror} ({text}, and repeat the call)", str(path)) from error
+        _say_if_descriptors_ran_out(error, path)
+        raise
+
+
+def _say_if_descriptors_ran_out(error: OSError, path: Path) -> None:
+    if error.errno == errno.EMFILE:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        text = f"this process has as many files open as it may, {limit}: raise `ulimit -n`"
+    elif error.errno == errno.ENFILE:
+        text = "all processes together have as many files open as they may: raise `sysctl fs.file-max`"
+    else:
+        return
+    raise OSError(error.errno, f"{error.strerror} ({text}, and repeat the call)", str(path)) from error
 
 
 def share(descriptor: int, *, like: Path) -> None:

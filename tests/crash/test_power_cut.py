@@ -273,3 +273,63 @@ def test_a_sync_that_others_saw_fail_meanwhile_acknowledges_nothing(
             with pytest.raises(StorageError, match="not acknowledged"):
                 _append(log, 1)
         assert log.durable_position == 1
+
+
+def test_a_sync_that_others_have_made_up_for_meanwhile_acknowledges_nothing_that_is_lost(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Its failure was seen, marked and mended while this one waited for the disk: no mark is left of that."""
+    with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
+        _append(log, 0)
+        (segment,) = tmp_path.glob("*.arrows")
+        kept, entered = segment.stat().st_size, list[int]()
+
+        def sync(descriptor: int) -> None:
+            os.fdatasync(descriptor)
+            entered.append(descriptor)
+            if len(entered) == 1:
+                os.truncate(segment, kept)  # what a failing disk has forgotten
+                other._storage._syncer.mark_failed_sync()
+                _append(other, 2)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync_data", sync)
+            with pytest.raises(StorageError, match="Open it again"):
+                _append(log, 1)
+        assert _numbers(other) == [0, 2]
+
+
+def test_a_sync_goes_on_in_the_segment_that_others_have_begun_meanwhile(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """After a failed sync of another one: what was written is in it, and the old file says nothing."""
+    with EventLog.open(tmp_path) as log, EventLog.open(tmp_path) as other:
+        _append(log, 0)
+        entered = list[int]()
+
+        def sync(descriptor: int) -> None:
+            os.fdatasync(descriptor)
+            entered.append(os.fstat(descriptor).st_ino)
+            if len(entered) == 1:
+                other._storage._syncer.mark_failed_sync()
+                _append(other, 2, durability="os")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync_data", sync)
+            _append(log, 1)
+        assert len(set(entered)) == 2
+        assert log.durable_position == 2
+        assert _numbers(log) == [0, 1, 2]
+
+
+def test_a_sync_comes_to_an_end_when_somebody_was_killed_at_a_new_segment(tmp_path: Path) -> None:
+    """The list of segments then counts as one that is changing until the next writer comes."""
+    with EventLog.open(tmp_path) as log:
+        log.append("s", [Event("Happened", {"number": 0})], durability="os")
+        lock = log._storage._folder.lock
+        with lock:
+            generation, failed_at = lock.state()
+            lock.write_state(generation=generation | 1, failed_at=failed_at)
+        assert log.next_position == 1
+        log._storage.sync(1)
+        assert log.durable_position == 1

@@ -177,6 +177,19 @@ class _Lock:
         if self._depth == 0:
             self._owner = None
 
+    @property
+    def is_free(self) -> bool:
+        return self._owner is None
+
+    def let_go(self) -> int:
+        """Release it however often it was acquired, and say how often that was."""
+        depth, self._depth, self._owner = self._depth, 0, None
+        return depth
+
+    def take_back(self, depth: int) -> None:
+        """Undo ``let_go``."""
+        self._depth, self._owner = depth, threading.get_ident()
+
     def __enter__(self) -> bool:
         return self.acquire()
 
@@ -186,20 +199,20 @@ class _Lock:
         self.release()
 
 
-class _Condition(_Lock):
-    """A condition variable on a lock of its own."""
+class _Condition:
+    """A condition variable on a lock."""
 
-    def __init__(self, turns: Turns) -> None:
-        super().__init__(turns)
+    def __init__(self, turns: Turns, lock: _Lock) -> None:
+        self._turns = turns
+        self._lock = lock
         self._calls = 0
 
     def wait(self) -> None:
-        depth, self._depth, self._owner = self._depth, 0, None
-        called = self._calls
+        depth, called = self._lock.let_go(), self._calls
         try:
-            self._turns.wait_until(lambda: self._calls != called and self._owner is None)
+            self._turns.wait_until(lambda: self._calls != called and self._lock.is_free)
         finally:
-            self._depth, self._owner = depth, threading.get_ident()
+            self._lock.take_back(depth)
 
     def notify_all(self) -> None:
         self._calls += 1
@@ -211,7 +224,7 @@ def taking_turns(turns: Turns, *modules: Any) -> Iterator[None]:
     locks = SimpleNamespace(
         Lock=lambda: _Lock(turns),
         RLock=lambda: _Lock(turns),
-        Condition=lambda: _Condition(turns),
+        Condition=lambda lock: _Condition(turns, lock),
         local=threading.local,
     )
     flocks = SimpleNamespace(

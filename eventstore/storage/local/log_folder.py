@@ -21,7 +21,8 @@ from eventstore.storage.local.directory import SegmentName
 from eventstore.storage.local.lock import Lock
 from eventstore.storage.local.segment import FlawedFrameError, Segment, former_file
 
-_UNKNOWN = -1
+UNKNOWN = -1
+"""No generation of a folder."""
 
 
 class LogFolder:
@@ -48,7 +49,7 @@ class LogFolder:
         self.state = threading.RLock()
         self.lock: Lock | None = None
         self.segments: list[Segment] = []
-        self.generation = _UNKNOWN
+        self.generation = UNKNOWN
         self.found_whole_in = 0
         self.served: tuple[int, bytes] | None = None
         self._flawed: set[SegmentName] = set()
@@ -69,7 +70,7 @@ class LogFolder:
                 ends.callback(segment.close)
             if self.lock is not None:
                 ends.callback(self.lock.close)
-            self.segments, self.lock, self.generation = [], None, _UNKNOWN
+            self.segments, self.lock, self.generation = [], None, UNKNOWN
 
     def after_fork(self) -> None:
         """Called in a forked child: close what was inherited, which leaves the parent's lock alone."""
@@ -94,7 +95,7 @@ class LogFolder:
             StorageError: What was served is not there any more.
         """
         with self.state:
-            generation = _UNKNOWN if self.lock is None else self.lock.state()[0]
+            generation = UNKNOWN if self.lock is None else self.lock.state()[0]
             known = {segment.name: segment for segment in self.segments}
             segments = self._listed(known)
             for name, segment in known.items():
@@ -105,7 +106,7 @@ class LogFolder:
             if not self.read_only:
                 segments[-1].keep_open()
             # An odd one is of a change under way: the next look lists them again.
-            self.generation = _UNKNOWN if generation % 2 else generation
+            self.generation = UNKNOWN if generation % 2 else generation
 
     def _listed(self, known: Mapping[SegmentName, Segment]) -> list[Segment]:
         """The segments that count; listed again while files go away, which re-encoding lets happen."""
@@ -161,8 +162,8 @@ class LogFolder:
     def other_history(self) -> StorageError:
         """The error for who read the log before it was repaired or restored."""
         return StorageError(
-            f"the log in {self.directory} was repaired or replaced while this process had it open; "
-            "nothing was written. Open it again, in a new process, and look before repeating the call",
+            f"the log in {self.directory} was repaired or replaced while this process had it open. "
+            "Open it again, in a new process, and look what is there before repeating the call",
             path=str(self.directory),
         )
 

@@ -16,7 +16,7 @@ import threading
 from eventstore import files
 from eventstore.errors import StorageError
 from eventstore.storage.local.directory import SegmentName
-from eventstore.storage.local.log_folder import LogFolder
+from eventstore.storage.local.log_folder import UNKNOWN, LogFolder
 from eventstore.storage.local.segment import Segment
 
 
@@ -39,8 +39,10 @@ class Syncer:
 
     def after_fork(self) -> None:
         """Called in a forked child: threads of the parent may have held these."""
-        self._waiting = threading.Condition()
+        self._gate = threading.Lock()
+        self._ended = threading.Condition(self._gate)
         self._running = False
+        self._waiting = 0
         self._one_sync = threading.Lock()
 
     @property
@@ -48,27 +50,34 @@ class Syncer:
         """Everything below is known to survive a power cut."""
         with self._folder.state:
             segments = self._folder.segments
-            return max(self.synced, segments[-1].synced_position) if segments else self.synced
+            return max(self.synced, segments[-1].end.synced_position) if segments else self.synced
 
     def sync(self, next_position: int) -> None:
         """See ``Storage.sync``."""
         while self.durable_position < next_position:
-            self._refuse_after_failed_sync(next_position)
-            with self._waiting:
+            with self._gate:
                 if self._running:
-                    self._waiting.wait()
+                    self._waiting += 1
+                    self._ended.wait()
+                    self._waiting -= 1
                     continue
                 self._running = True
             try:
                 self._sync_active(next_position)
             finally:
-                with self._waiting:
+                with self._gate:
                     self._running = False
-                    self._waiting.notify_all()
+                    if self._waiting:
+                        self._ended.notify_all()
 
     def _sync_active(self, next_position: int) -> None:
-        with self._folder.state:
-            segment = self._folder.segments[-1]
+        """Sync what was written so far; it counts, unless others have made a segment meanwhile."""
+        folder = self._folder
+        with folder.state:
+            lock, generation = folder.lock, folder.generation
+            if lock is not None and generation == UNKNOWN:
+                generation = lock.state()[0]
+            segment = folder.segments[-1]
             written = segment.next_position
             # Whoever waits was served up to what it waits for, and what was served is read again
             # whenever segments are listed. Otherwise waiting would have no end.
@@ -78,9 +87,17 @@ class Syncer:
             self.sync_descriptor(descriptor, segment)
         finally:
             os.close(descriptor)
-        # A file that was opened after a sync of it had failed elsewhere does not hear of that.
-        self._refuse_after_failed_sync(written)
-        self.count_as_synced(written)
+        # A file that was opened after a sync of it had failed elsewhere does not hear of that. The mark
+        # of it goes only when what could still be read was put into a new segment: so one look, behind
+        # the sync, tells of a mark that was there before and of one that has come and gone.
+        generation_now, failed_at = (generation, None) if lock is None else lock.state()
+        if failed_at is not None and written > failed_at:
+            raise self._failed_earlier(failed_at)
+        if generation_now != generation:
+            folder.notice_new_segments()
+            return
+        with folder.state:
+            self.synced = max(self.synced, written)
 
     def _descriptor_to_sync(self, segment: Segment) -> int:
         """A copy: another thread may roll the log meanwhile, which closes the segment's own."""
@@ -107,13 +124,13 @@ class Syncer:
         """
         failure: OSError | None = None
         with self._one_sync:
-            if segment.name != self.never_sync:
+            if self.never_sync is None or self.never_sync != segment.name:
                 try:
                     files.sync_data(descriptor)
                 except OSError as error:
                     self.never_sync, failure = segment.name, error
-            if segment.name != self.never_sync:
-                return
+                else:
+                    return
         self.mark_failed_sync()
         raise StorageError(
             f"the disk did not confirm a sync of {segment.path} ({failure or 'it failed before'}): whether "
@@ -145,14 +162,11 @@ class Syncer:
             return self.durable_position
         return failed_at
 
-    def _refuse_after_failed_sync(self, next_position: int) -> None:
-        """Whoever waited for a sync that failed, here or elsewhere, must not be told otherwise."""
-        lock = self._folder.lock
-        failed_at = None if lock is None else lock.state()[1]
-        if failed_at is not None and next_position > failed_at:
-            raise StorageError(
-                f"an earlier sync of the log in {self._folder.directory} failed: whether events from "
-                f"position {failed_at} on survive a power cut is unknown, and they are not acknowledged. "
-                "Look what is there before repeating the call",
-                path=str(self._folder.directory),
-            )
+    def _failed_earlier(self, failed_at: int) -> StorageError:
+        """The error for who waited for a sync that failed, here or elsewhere: nobody is told otherwise."""
+        return StorageError(
+            f"an earlier sync of the log in {self._folder.directory} failed: whether events from "
+            f"position {failed_at} on survive a power cut is unknown, and they are not acknowledged. "
+            "Look what is there before repeating the call",
+            path=str(self._folder.directory),
+        )
