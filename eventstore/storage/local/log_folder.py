@@ -59,10 +59,6 @@ class LogFolder:
         self.lock = Lock(self.directory)
         return self.lock
 
-    def turn(self) -> contextlib.AbstractContextManager[object]:
-        """Hold the log's lock, if there is one."""
-        return self.lock or contextlib.nullcontext()
-
     def close(self) -> None:
         """Close all files, also when one of them cannot be closed."""
         with contextlib.ExitStack() as ends:

@@ -7,6 +7,7 @@ takes it for the log's end. Anywhere else a flaw is damage.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ class Reader:
                         break
                     if self._ends_at(flawed.offset):
                         return []
-        with folder.turn(), folder.state:
+        with folder.lock or contextlib.nullcontext(), folder.state:
             folder.notice_new_segments()
             try:
                 return self._read_some(position, until, near)

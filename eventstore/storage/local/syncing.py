@@ -63,15 +63,16 @@ class Syncer:
                     continue
                 self._running = True
             try:
-                self._sync_active(next_position)
+                if self._sync_active(next_position):
+                    return
             finally:
                 with self._gate:
                     self._running = False
                     if self._waiting:
                         self._ended.notify_all()
 
-    def _sync_active(self, next_position: int) -> None:
-        """Sync what was written so far; it counts, unless others have made a segment meanwhile."""
+    def _sync_active(self, next_position: int) -> bool:
+        """Sync what was written so far. False if others have made a segment meanwhile: it does not count."""
         folder = self._folder
         with folder.state:
             lock, generation = folder.lock, folder.generation
@@ -95,9 +96,10 @@ class Syncer:
             raise self._failed_earlier(failed_at)
         if generation_now != generation:
             folder.notice_new_segments()
-            return
+            return False
         with folder.state:
             self.synced = max(self.synced, written)
+        return True
 
     def _descriptor_to_sync(self, segment: Segment) -> int:
         """A copy: another thread may roll the log meanwhile, which closes the segment's own."""

@@ -16,6 +16,7 @@ from eventstore import ANY, EventLog, StreamAppend, deciding
 from eventstore import log as log_module
 from eventstore.follow import follow as eventstore_follow
 from eventstore.storage.local.log_folder import LogFolder
+from eventstore.storage.local.storage import LocalStorage
 from eventstore.storage.local.writing import Writer
 from projections.projection import Projection
 from tools.torture import history_runner
@@ -29,7 +30,7 @@ _HANG_SECONDS: Final = 6
 
 
 def _take_no_lock(patch: Patch) -> None:
-    patch.set(LogFolder, "turn", lambda _: contextlib.nullcontext())
+    patch.set(LocalStorage, "turn", lambda _: contextlib.nullcontext())
 
 
 def _unlock_early(patch: Patch) -> None:
