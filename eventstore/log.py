@@ -44,7 +44,6 @@ from eventstore.model import (
     Verdict,
 )
 from eventstore.placing import placed
-from eventstore.schema import envelope_schema
 from eventstore.storage.addresses import open_storage
 from eventstore.storage.local import SEGMENT_BYTES_MAX
 from eventstore.storage.protocol import GroupStorage, SharedFiles, Storage
@@ -72,7 +71,6 @@ class EventLog:
     def __init__(self, storage: Storage) -> None:
         """Take a storage adapter; use ``EventLog.open`` for a folder."""
         self._storage: Storage | None = storage
-        self._schema = envelope_schema(storage.log_id)
         self._inherited = False
         self._alone_until = 0.0
         self._state = LogState(self._adapter)
@@ -189,18 +187,18 @@ class EventLog:
                 PendingAppend(appends, encoded, message, chosen_ids), durability=durability
             )
         self._read_ahead(appends, chosen_ids)
-        commit = None
+        state, commit, known = self._state, None, None
         while commit is None:
-            with self._state.lock:
+            with state.lock:
                 storage = self._adapter()
                 with storage.turn():
                     # The decision is made on what is there now.
-                    met_others = self._state.read_on(storage)
-                    self._alone_until = 0.0 if met_others else self._state.looked_at + _ALONE_SECONDS
-                    known = deciding.known_commit(encoded, chosen_ids, self._state) if chosen_ids else None
-                    commit = known
+                    met_others = state.read_on(storage)
+                    self._alone_until = 0.0 if met_others else state.looked_at + _ALONE_SECONDS
+                    if chosen_ids:
+                        commit = known = deciding.known_commit(encoded, chosen_ids, state)
                     if commit is None:
-                        deciding.check_expectations(appends, self._state)
+                        deciding.check_expectations(appends, state)
                         commit = self._put(storage, encoded, message)
         if durability == "commit":
             if known is not None:
