@@ -29,7 +29,8 @@ from projections.event_source import EventSource, Prefix
 from projections.projection import Projection
 from projections.snapshot import CATALOG, Snapshot
 
-_BATCH_BYTES_MAX = 64 * 1024 * 1024
+_BATCH_BYTES_MAX = 64 << 20
+_FIRST_BATCH_BYTES_MAX = 8 << 20
 
 ENVIRONMENT_ERRORS = (
     duckdb.OperationalError,
@@ -225,12 +226,15 @@ class Content:
 
 
 def _large_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """All batches as one table; a long history as several, each read while the one before is folded."""
+    """All batches as one table; a long history as several, each read while the one before is folded.
+
+    The first is short: nothing is folded while it is read.
+    """
     tables = _tables(iter(batches))
     first = next(tables, None)
     if first is None:
         return
-    if first.nbytes < _BATCH_BYTES_MAX:
+    if first.nbytes < _FIRST_BATCH_BYTES_MAX:
         yield first
         return
     with ThreadPoolExecutor(1) as reader:
@@ -243,15 +247,15 @@ def _large_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
-    waiting_bytes = 0
+    waiting_bytes, bytes_max = 0, _FIRST_BATCH_BYTES_MAX
     for batch in batches:
         if batch.num_rows == 0:
             continue
         waiting.append(batch)
         waiting_bytes += batch.nbytes
-        if waiting_bytes >= _BATCH_BYTES_MAX:
+        if waiting_bytes >= bytes_max:
             yield pa.Table.from_batches(waiting)
-            waiting, waiting_bytes = [], 0
+            waiting, waiting_bytes, bytes_max = [], 0, min(2 * bytes_max, _BATCH_BYTES_MAX)
     if waiting:
         yield pa.Table.from_batches(waiting)
 

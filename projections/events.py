@@ -11,7 +11,7 @@ from projections.projection import Projection, Table, View, step
 
 _INSERT_EVENTS = """
     INSERT INTO tail.events
-    SELECT position, hex(event_id)::UUID, recorded_at, stream, stream_version, type, schema_version,
+    SELECT position, event_id::UUID, recorded_at, stream, stream_version, type, schema_version,
         coalesce(try_cast(data AS JSON), to_json(data)),
         coalesce(try_cast(metadata AS JSON), to_json(metadata))
     FROM batch"""

@@ -216,7 +216,12 @@ def fields(event_type: str, structure: str, *, extra: str = "") -> str:
     """
     return f"""
         SELECT position{extra}, json_transform_strict(data, '{structure}') AS fields
-        FROM batch WHERE type = '{event_type}' AND schema_version = 1"""
+        FROM batch WHERE {of_type(event_type)}"""
+
+
+def of_type(event_type: str) -> str:
+    """The condition on a row of ``batch`` that holds for the events of a type in its first schema version."""
+    return f"type = '{event_type}' AND schema_version = 1"
 
 
 def _table_definition(table: Table, snapshot: str | None) -> list[str]:

@@ -18,33 +18,48 @@ from __future__ import annotations
 
 from projections.epochs import IS_LIVE, epoch_steps, epoch_tables, lives_as_of
 from projections.few_rows import FewRows
-from projections.projection import Projection, Shortcut, Table, View, fields, step
+from projections.projection import Projection, Shortcut, Table, View, of_type, step
 
 _FIELDS = '{"run":"VARCHAR","epoch":"BIGINT","columns":["VARCHAR"]}'
 
-# What an event says of its lists, taken apart once for all that follows. The lists themselves stay in
-# the batch: they are what is large. The checks are in a CASE, not in a WHERE, whose conditions DuckDB
-# may take in any order: they must see events of this type only.
-_RECORDED = f"""
-    INSERT INTO tail.training_recorded
-    SELECT position, run, columns, rows,
-        list_position(columns, 'loss'), list_position(columns, 'time'),
+_OF_TYPE = of_type("TrainingStatsRecorded")
+
+# What an event says of its lists, taken apart once for all that follows, and once for all events that say
+# the same: a run's do. Of the lists, which are what is large, nothing is touched.
+_TEXTS = f"""
+    INSERT INTO tail.training_texts
+    SELECT data, fields.run, fields.columns,
+        list_position(fields.columns, 'loss'), list_position(fields.columns, 'time'),
         CASE
-            WHEN len(list_distinct(columns)) IS DISTINCT FROM len(columns)
+            WHEN len(list_distinct(fields.columns)) IS DISTINCT FROM len(fields.columns)
                 THEN error('a column is named twice, or is null')
-            WHEN coalesce(len(values), 0) IS DISTINCT FROM rows * len(columns)
-                THEN error('values do not hold one number for each of index and columns')
-            ELSE epoch
+            ELSE fields.epoch
         END
     FROM (
-        SELECT position, values, coalesce(len(index), 0) AS rows,
-            fields.run AS run, fields.epoch AS epoch, fields.columns AS columns
-        FROM ({fields("TrainingStatsRecorded", _FIELDS, extra=", index, values")})
+        SELECT data, json_transform_strict(data, '{_FIELDS}') AS fields
+        FROM (SELECT DISTINCT data FROM batch WHERE {_OF_TYPE})
     )"""
 
-_LISTS = """
-    batch JOIN tail.training_recorded USING (position)
-        JOIN history.training_lives AS lives USING (run, epoch)"""
+# The check is in a CASE, not in a WHERE, whose conditions DuckDB may take in any order: it must see events
+# of this type only.
+_RECORDED = f"""
+    SELECT position, run,
+        CASE
+            WHEN coalesce(len(values), 0) IS DISTINCT FROM coalesce(len(index), 0) * len(columns)
+                THEN error('values do not hold one number for each of index and columns')
+            ELSE epoch
+        END AS epoch
+    FROM batch JOIN tail.training_texts USING (data)
+    WHERE {_OF_TYPE}"""
+
+_LISTS = f"""
+    (
+        SELECT life, position, index, values, coalesce(len(index), 0) AS rows, columns, loss_place, time_place
+        FROM batch JOIN (
+            FROM tail.training_texts JOIN history.training_lives USING (run, epoch)
+        ) USING (data)
+        WHERE {_OF_TYPE}
+    )"""
 
 
 def _column(place: str) -> str:
@@ -73,7 +88,7 @@ _OTHER_SCALARS = f"""
         WHERE {_HAS_OTHERS}
     )
     WHERE value IS NOT NULL AND name NOT IN ('loss', 'time')"""
-_ANY_HAS_OTHERS = f"SELECT count(*) > 0 FROM tail.training_recorded WHERE {_HAS_OTHERS}"
+_ANY_HAS_OTHERS = f"SELECT count(*) > 0 FROM tail.training_texts WHERE {_HAS_OTHERS}"
 
 _LIVES = lives_as_of("training")
 
@@ -122,11 +137,11 @@ TRAINING_STATS = Projection(
         ),
     ),
     steps=(
-        step(_RECORDED, "TrainingStatsRecorded"),
+        step(_TEXTS, "TrainingStatsRecorded"),
         *epoch_steps(
             "training",
             recorded_type="TrainingStatsRecorded",
-            recorded="FROM tail.training_recorded",
+            recorded=_RECORDED,
             begun_type="TrainingEpochBegun",
             deleted_type="TrainingStatsDeleted",
         ),
@@ -145,12 +160,11 @@ TRAINING_STATS = Projection(
     ),
     scratch=(
         Table(
-            "training_recorded",
+            "training_texts",
             {
-                "position": "UBIGINT",
+                "data": "VARCHAR",
                 "run": "VARCHAR",
                 "columns": "VARCHAR[]",
-                "rows": "BIGINT",
                 "loss_place": "INTEGER",
                 "time_place": "INTEGER",
                 "epoch": "BIGINT",

@@ -95,6 +95,7 @@ def test_nothing_new_is_not_read() -> None:
 
 def test_a_long_history_is_applied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would not fit into memory twice is cut, and nothing is lost on the way."""
+    monkeypatch.setattr("projections.content._FIRST_BATCH_BYTES_MAX", 1)
     monkeypatch.setattr("projections.content._BATCH_BYTES_MAX", 1)
     log = ListedLog([_config(str(number)) for number in range(10)], batch_events=3)
     read_models, applied = _counting_transactions(log)
@@ -105,8 +106,23 @@ def test_a_long_history_is_applied_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_models.query("SELECT count(*) FROM tasks").fetchone() == (10,)
 
 
+def test_the_first_parts_of_a_long_history_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be folded while the first is read; each is twice as long as the last, up to a bound."""
+    log = ListedLog([_config(f"{number:02d}") for number in range(18)], batch_events=1)
+    bytes_of_one = next(iter(log.read_batches(0))).nbytes
+    monkeypatch.setattr("projections.content._FIRST_BATCH_BYTES_MAX", bytes_of_one)
+    monkeypatch.setattr("projections.content._BATCH_BYTES_MAX", 4 * bytes_of_one)
+    read_models, applied = _counting_transactions(log)
+
+    read_models.catch_up()
+
+    assert applied == [1, 2, 4, 4, 4, 3]
+    assert read_models.query("SELECT count(*) FROM tasks").fetchone() == (18,)
+
+
 def test_an_error_while_the_next_part_is_read_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """It passes from the thread that reads ahead, and the next call begins again."""
+    monkeypatch.setattr("projections.content._FIRST_BATCH_BYTES_MAX", 1)
     monkeypatch.setattr("projections.content._BATCH_BYTES_MAX", 1)
 
     class Unreadable(ListedLog):

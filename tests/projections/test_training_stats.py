@@ -44,6 +44,26 @@ def test_the_columns_of_an_event_become_rows() -> None:
     ]
 
 
+def test_what_events_say_alike_is_said_of_each() -> None:
+    """Events with one text may have lists of different lengths, and another type may have their text."""
+    alike = [_recorded([1, 2], [0.1, 0.2]), _recorded([], []), _recorded([3], [0.3])]
+    data = {"run": "r", "epoch": 0, "columns": ["loss"]}
+    others = [
+        event("Other", data, index=[8], values=[0.8]),
+        event("TrainingStatsRecorded", data, index=[9], values=[0.9], schema_version=2),
+        event("Other", {"run": "s"}, index=[8], values=[0.8]),
+    ]
+    given = [others[0], *alike, *others, _recorded([4], [0.4], run="s"), _recorded([5], [0.5])]
+
+    assert rows(given, "SELECT run, iteration, loss, position, ordinal FROM training_stats ORDER BY ALL") == [
+        ("r", 1, 0.1, 1, 0),
+        ("r", 2, 0.2, 1, 1),
+        ("r", 3, 0.3, 3, 0),
+        ("r", 5, 0.5, 8, 0),
+        ("s", 4, 0.4, 7, 0),
+    ]
+
+
 def test_any_named_scalar_is_in_the_long_form() -> None:
     """``training_scalars`` holds loss and time and whatever else there is."""
     given = [_recorded([7, 8], [1.0, 2.0, 0.5, 0.25], columns=["loss", "lr"])]
@@ -131,6 +151,9 @@ def test_an_epoch_is_its_runs_alone() -> None:
     "malformed",
     [
         _recorded([1, 2], [1.0]),
+        _recorded([], [1.0]),
+        event("TrainingStatsRecorded", {"run": "r", "epoch": 0, "columns": ["loss"]}, values=[1.0]),
+        event("TrainingStatsRecorded", {"run": "r", "epoch": 0, "columns": ["loss"]}, index=[1]),
         _recorded([1], [1.0, 2.0], columns=["loss", "loss"]),
         _recorded([None], [1.0]),
         event("TrainingStatsRecorded", {"run": "r", "columns": []}),
@@ -140,6 +163,9 @@ def test_an_epoch_is_its_runs_alone() -> None:
     ],
     ids=[
         "too few values",
+        "values for no iteration",
+        "values without index",
+        "index without values",
         "column twice",
         "null iteration",
         "no epoch",
