@@ -2,10 +2,11 @@
 
 1. A new database attaches the newest usable snapshot, if there is any, and goes on from its position.
 2. A read model is defined, and follows the log, from the first query on that may name one of its views.
-   What came before is applied to it then. All that are in use stand at one position.
+   What came before is applied to it then. All that queries have asked for stand at one position; others
+   may be behind, where somebody wanted to have everything once.
 3. Everything new is read as Arrow and registered once as ``batch``.
-4. Every read model in use that the events concern folds it with its SQL, in one DuckDB transaction: a crash
-   or an error leaves all of it or nothing.
+4. Every read model that goes on and that the events concern folds it with its SQL, in one DuckDB transaction:
+   a crash or an error leaves all of it or nothing.
 5. If that fails, each read model folds alone, in a transaction of its own. One that fails again is
    brought up to the very event that it cannot fold, and stops there; the others go on.
 
@@ -15,7 +16,6 @@ called begins again with another database.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,10 +53,11 @@ class Content:
     Attributes:
         database: Where the rows are.
         snapshot: The file that holds the older ones, or None.
-        position: How many events have been applied to the read models in use, those in the snapshot included.
+        position: How many events have been applied to the read models that queries have asked for, those in
+            the snapshot included. No other has more.
         tail_bytes: The size in memory of the events that were applied behind the snapshot.
         stopped: The read models that met an event they cannot fold, with the error that says which.
-        in_use: The names of the read models that are defined.
+        asked_for: The names of the read models that queries have asked for.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Content:
         self.position = 0 if snapshot is None else snapshot.position
         self.tail_bytes = 0
         self.stopped: dict[str, ReadModelStoppedError] = {}
-        self.in_use: frozenset[str] = frozenset()
+        self.asked_for: frozenset[str] = frozenset()
+        self._others: dict[str, int] = {}  # where those stand that no query has asked for
+        self._counted = self.position
         self._projections = projections
         self._shortcuts = {
             each.name: (each.shortcut.table, each.shortcut.made()) for each in projections if each.shortcut
@@ -94,47 +97,67 @@ class Content:
 
     @property
     def checkpoints(self) -> dict[str, int]:
-        """How many events each read model in use has applied, by its name."""
-        return {
-            name: self.stopped[name].facts["position"] if name in self.stopped else self.position
-            for name in sorted(self.in_use)
-        }
+        """How many events each read model that is defined has applied, by its name."""
+        positions = dict.fromkeys(self.asked_for, self.position) | self._others
+        for name, stopped in self.stopped.items():
+            if name in positions:
+                positions[name] = stopped.facts["position"]
+        return dict(sorted(positions.items()))
+
+    def are_level(self, names: Collection[str]) -> bool:
+        """Whether these read models are defined and stand at ``position``."""
+        position, others = self.position, self._others
+        return all(name in self.asked_for or others.get(name) == position for name in names)
 
     def use(self, names: Collection[str], log: EventSource) -> None:
-        """Have these read models, up to the position of those that are in use already.
+        """Have these read models, from now on together with all that were asked for before.
 
         Raises:
             CatchUpError: The log skipped a position.
             Exception: As for ``follow``.
         """
-        added = [each for each in self._projections if each.name in names and each.name not in self.in_use]
-        if not added:
-            return
-        self._define(added)
-        start = 0 if self.snapshot is None else self.snapshot.position
-        if start < self.position:
-            for batch in _large_batches(Prefix(log, self.position).read_batches(start)):
-                start = _end_of(batch, expected_start=start)
-                self._apply(batch, self._going(added))
-                self.tail_bytes += 0 if self.in_use else batch.nbytes
-        self.in_use |= {each.name for each in added}
+        self.bring_level(names, log)
+        self.asked_for |= frozenset(names)
+        self._others = {name: at for name, at in self._others.items() if name not in self.asked_for}
 
-    def follow(self, log: EventSource) -> None:
+    def bring_level(self, names: Collection[str], log: EventSource) -> None:
+        """Have these read models up to ``position``.
+
+        Raises:
+            CatchUpError: The log skipped a position.
+            Exception: As for ``follow``.
+        """
+        self._define(
+            [each for each in self._of(names) if each.name not in self.asked_for | self._others.keys()]
+        )
+        behind = {name: self._others[name] for name in names if name not in self.asked_for}
+        for start in sorted(set(behind.values())):
+            if start < self.position:
+                level = [name for name, at in behind.items() if at == start]
+                for _ in self._applied(Prefix(log, self.position), start, level):
+                    pass
+        self._others |= dict.fromkeys(behind, self.position)
+
+    def follow(self, log: EventSource, *, others: Collection[str] = ()) -> None:
         """Apply every event that the log has by now.
+
+        Args:
+            log: The log.
+            others: Names of read models that are to go on with those that were asked for: all stand at
+                ``position``.
 
         Raises:
             CatchUpError: The log skipped a position.
             Exception: Something outside the events is wrong; this content is of no use any more.
         """
-        if not self.in_use:
+        assert self.are_level(others)
+        names = self.asked_for.union(others)
+        if not names:
             self.position = log.next_position  # there is nothing to apply it to
             return
-        in_use = [each for each in self._projections if each.name in self.in_use]
-        for batch in _large_batches(log.read_batches(self.position)):
-            end = _end_of(batch, expected_start=self.position)
-            self._apply(batch, self._going(in_use))
+        for end in self._applied(log, self.position, names):
             self.position = end
-            self.tail_bytes += batch.nbytes
+        self._others |= {name: self.position for name in names if name not in self.asked_for}
 
     def is_damaged(self, error: BaseException) -> bool:
         """Whether an error says that the snapshot's file is not what it was."""
@@ -142,14 +165,33 @@ class Content:
             return False
         return "Corrupt database file" in str(error) or str(self.snapshot.path) in str(error)
 
-    def _define(self, projections: Iterable[Projection]) -> None:
+    def _of(self, names: Collection[str]) -> list[Projection]:
+        return [each for each in self._projections if each.name in names]
+
+    def _define(self, projections: Collection[Projection]) -> None:
         catalog = None if self.snapshot is None else CATALOG
+        if not projections:
+            return
         with self.database.transaction() as connection:
             for projection in projections:
                 texts = projection.table_definitions(catalog)
                 if projection.name not in self.stopped:
                     texts += projection.view_definitions()
                 connection.execute(";".join(texts))
+        start = 0 if self.snapshot is None else self.snapshot.position
+        self._others |= {each.name: start for each in projections}
+
+    def _applied(self, log: EventSource, start: int, names: Collection[str]) -> Iterator[int]:
+        """Apply the log's events from a position on, in parts; gives the position behind each."""
+        projections = self._of(names)
+        for batch in _large_batches(log.read_batches(start)):
+            end = _end_of(batch, expected_start=start)
+            self._apply(batch, self._going(projections))
+            if end > self._counted:
+                self.tail_bytes += batch.nbytes * (end - max(start, self._counted)) // (end - start)
+                self._counted = end
+            yield end
+            start = end
 
     def _going(self, projections: Iterable[Projection]) -> list[Projection]:
         return [projection for projection in projections if projection.name not in self.stopped]
@@ -167,22 +209,23 @@ class Content:
 
     def _fold(self, projections: Sequence[Projection], batch: pa.Table) -> None:
         """Apply a batch to several read models in one transaction."""
-        few: dict[str, pa.Table] = {}
+        inserts: list[tuple[str, pa.Table]] = []
         rest: list[Projection] = []
         for projection in projections:
             rows = self._few_rows(projection, batch)
             if rows is None:
                 rest.append(projection)
-            else:
-                few[projection.name] = rows
-        with contextlib.ExitStack() as stack:
-            if rest:
-                event_types = frozenset(pc.unique(batch["type"]).to_pylist())
-                stack.enter_context(self.database.batch(batch))
-            connection = stack.enter_context(self.database.transaction())
-            for name, rows in few.items():
-                if rows.num_rows:
-                    self.database.insert(self._shortcuts[name][0], rows)
+            elif rows.num_rows:
+                inserts.append((self._shortcuts[projection.name][0], rows))
+        if not rest and len(inserts) <= 1:
+            # One statement needs no transaction around it, which takes half as long again.
+            for table, rows in inserts:
+                self.database.insert(table, rows)
+            return
+        event_types = frozenset(pc.unique(batch["type"]).to_pylist())
+        with self.database.batch(batch), self.database.transaction() as connection:
+            for table, rows in inserts:
+                self.database.insert(table, rows)
             for projection in rest:
                 projection.apply(connection, event_types)
 

@@ -78,7 +78,7 @@ class Database:
             self._connection.unregister("batch")
 
     def insert(self, table: str, rows: pa.Table) -> None:
-        """Put rows into a table of ``tail``, in the order of its columns; in a transaction."""
+        """Put rows into a table of ``tail``, in the order of its columns: all of them or none."""
         self._few_rows.table = rows
         try:
             statement = f"INSERT INTO tail.{table} FROM few_rows"

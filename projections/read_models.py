@@ -120,7 +120,7 @@ class ReadModels:
 
     @property
     def position(self) -> int:
-        """How many events have been applied to the read models in use; 0 before the first query."""
+        """How many events have been applied to the read models that queries ask for; 0 before the first."""
         content = self._own_state().content
         return 0 if content is None else content.position
 
@@ -135,7 +135,7 @@ class ReadModels:
 
     @property
     def checkpoints(self) -> Mapping[str, int]:
-        """How many events each read model in use has applied, by name."""
+        """How many events each read model that was ever asked for has applied, by name."""
         content = self._own_state().content
         return {} if content is None else content.checkpoints
 
@@ -150,8 +150,9 @@ class ReadModels:
     def catch_up(self) -> int:
         """Apply every event that was committed before this call to all read models, in one batch.
 
-        Cheap when there is nothing new. A read model that cannot fold an event stops there, which
-        raises nothing here; see ``stopped``.
+        Cheap when there is nothing new. Later queries go on with the read models that they ask for, and
+        leave the others where they are. One that cannot fold an event stops there, which raises nothing
+        here; see ``stopped``.
 
         Returns:
             The position reached: views show the state as of it, or later if another thread goes on.
@@ -161,7 +162,7 @@ class ReadModels:
                 call begins again.
             ReadModelsClosedError: ``close`` was called. Make new ones.
         """
-        return self._caught_up(self._all).position
+        return self._caught_up(frozenset(), others=self._all).position
 
     def query(self, sql: str, parameters: Parameters | None = None) -> QueryResult:
         """Run one SELECT over all that was committed before this call.
@@ -311,26 +312,36 @@ class ReadModels:
         self._inherited.append(self._state)  # what is no longer referred to would be destroyed
         self._state = _State(closed=self._state.closed)
 
-    def _caught_up(self, names: frozenset[str]) -> Content:
+    def _caught_up(self, names: frozenset[str], *, others: frozenset[str] = frozenset()) -> Content:
+        """What queries of read models of these names may ask; the ``others`` are up to date as well."""
         state = self._own_state()
         next_position = self._log.next_position
         content = state.content
-        if content is None or content.position < next_position or not names <= content.in_use:
+        if (
+            content is None
+            or content.position < next_position
+            or not names <= content.asked_for
+            or not content.are_level(others)
+        ):
             with state.lock:
                 _refuse_closed(state)
-                content = self._advanced(state, names)
+                content = self._advanced(state, names, others, next_position)
             self._mind_tail(state)
         _refuse_closed(state)
         return content
 
-    def _advanced(self, state: _State, names: frozenset[str]) -> Content:
+    def _advanced(
+        self, state: _State, names: frozenset[str], others: frozenset[str], next_position: int
+    ) -> Content:
         while True:
             # What fails half way is derived: rather than to find out how far it came, begin again.
             content, state.content = state.content, None
             try:
                 content = content or self._opened()
                 content.use(names, self._log)
-                content.follow(self._log)
+                content.bring_level(others, self._log)
+                if content.position < next_position:
+                    content.follow(self._log, others=others)
             except BaseException as error:
                 if content is not None and content.is_damaged(error):
                     self._distrust(content, error)
@@ -377,7 +388,7 @@ class ReadModels:
         with contextlib.suppress(duckdb.Error, MemoryError, CatchUpError), state.lock:
             newer = self._opened(above=above)
             if newer.snapshot is not None and state.content is content and not state.closed:
-                newer.use(content.in_use, self._log)
+                newer.use(content.asked_for, self._log)
                 newer.follow(self._log)
                 state.content = newer
                 return True

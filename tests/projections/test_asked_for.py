@@ -76,6 +76,47 @@ def test_what_is_asked_for_later_has_the_whole_history() -> None:
     assert log.read_from == [0, 0, 2]
 
 
+def test_what_no_query_asks_for_is_left_where_it_is() -> None:
+    """Who once wanted everything does not pay for it with each query from then on."""
+    log = Reading([_config("a"), _stats(1)])
+    read_models = ReadModels(log)
+    everything = dict.fromkeys((projection.name for projection in PROJECTIONS), 2)
+    assert read_models.catch_up() == 2
+    assert read_models.checkpoints == everything
+    log.append(_config("b"), _stats(2))
+    assert read_models.query("SELECT count(*) FROM training_stats").fetchone() == (2,)
+    assert read_models.checkpoints == everything | {"training_stats": 4}
+    log.append(_config("c"), _stats(3))
+    assert read_models.query("SELECT count(*) FROM tasks").fetchone() == (3,)
+    assert read_models.checkpoints == everything | {"training_stats": 6, "configs": 6}
+    assert log.read_from == [0, 2, 2, 4]
+    assert read_models.catch_up() == 6
+    assert set(read_models.checkpoints.values()) == {6}
+
+
+def test_events_count_once_towards_the_tail() -> None:
+    """However many read models they are applied to, one after the other."""
+    given = [_config("a"), _stats(1), _config("b"), _stats(2)]
+    log = ListedLog(given[:2], batch_events=1)
+    read_models = ReadModels(log, tail_limit=ANYTHING_NEW)
+    bytes_of_one = [batch.nbytes for batch in ListedLog(given, batch_events=1).read_batches(0)]
+    tail: list[int] = []
+    for sql in ("SELECT 42", "FROM tasks", "FROM training_stats", "FROM events"):
+        read_models.query(sql)
+        tail.append(_tail_bytes(read_models))
+    log.append(*given[2:])
+    read_models.query("FROM tasks")
+    read_models.catch_up()
+
+    assert tail == [0, *[sum(bytes_of_one[:2])] * 3]
+    assert _tail_bytes(read_models) == sum(bytes_of_one)
+
+
+def _tail_bytes(read_models: ReadModels) -> int:
+    return read_models.answer(lambda content: content.tail_bytes, of="")
+
+
+@pytest.mark.parametrize("before", [[], [_stats(0)]])
 @pytest.mark.parametrize(
     "sql",
     [
@@ -84,9 +125,13 @@ def test_what_is_asked_for_later_has_the_whole_history() -> None:
         "SELECT count(*) FROM history.events",
     ],
 )
-def test_what_no_word_tells_is_there(sql: str) -> None:
-    """A text that is put together at run time, and tables behind the views."""
-    assert ReadModels(ListedLog([_config("a"), _stats(1)])).query(sql).fetchone() == (2,)
+def test_what_no_word_tells_is_there(sql: str, before: list[GivenEvent]) -> None:
+    """A text that is put together at run time, and tables behind the views; and it is not behind."""
+    log = ListedLog(list(before))
+    read_models = ReadModels(log)
+    read_models.catch_up()
+    log.append(_config("a"), _stats(1))
+    assert read_models.query(sql).fetchone() == (len(before) + 2,)
 
 
 @pytest.mark.parametrize("sql", ["SHOW TABLES", "SELECT view_name FROM duckdb_views()"])
@@ -137,7 +182,7 @@ def test_one_that_a_snapshot_shows_stopped_is_stopped(tmp_path: Path) -> None:
 _MADE = {"config": _config("a"), "stats": _stats(1), "scores": _scores(1)}
 _STEPS = st.lists(
     st.one_of(
-        st.sampled_from(["config", "stats", "scores", "publish", "newer"]),
+        st.sampled_from(["config", "stats", "scores", "publish", "newer", "catch up"]),
         st.sampled_from(["tasks", "training_stats", "validation_scores", "events", "(SELECT 1 AS position)"]),
     ),
     max_size=14,
@@ -156,6 +201,8 @@ def test_the_order_of_asking_shows_nowhere(
             publish_snapshot(folder, log, tail_limit=ANYTHING_NEW)
         elif each == "newer":
             lazy = ReadModels(log, snapshots=folder, tail_limit=ANYTHING_NEW)
+        elif each == "catch up":
+            assert lazy.catch_up() == log.next_position
         elif each in _MADE:
             log.append(_MADE[each])
         else:

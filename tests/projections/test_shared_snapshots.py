@@ -377,7 +377,7 @@ def test_who_is_killed_while_fetching_leaves_nothing_in_the_way(
     assert killed.returncode == -9, killed.stderr
     log.read_from.clear()
     assert _count(log, tmp_path / "two") == _MANY
-    assert log.read_from == [_MANY]
+    assert log.read_from == []  # the file holds everything
     assert _names(tmp_path / "two") == _names(tmp_path / "one")
     assert list((tmp_path / "two").glob(".*.part")) == []
 
