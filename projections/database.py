@@ -55,6 +55,7 @@ class Database:
         self._connection.execute("CREATE SCHEMA tail")
         self._connection.execute("CREATE SCHEMA history")
         self._few_rows = _Rows()
+        self._planned: set[str] = set()
         self._connection.register("few_rows", self._few_rows)
 
     @contextmanager
@@ -78,11 +79,16 @@ class Database:
             self._connection.unregister("batch")
 
     def insert(self, table: str, rows: pa.Table) -> None:
-        """Put rows into a table of ``tail``, in the order of its columns: all of them or none."""
+        """Put rows into a table of ``tail``, in the order of its columns: all of them or none.
+
+        Always of one schema: the statement is planned once, which takes longer than to run it on a few rows.
+        """
         self._few_rows.table = rows
         try:
-            statement = f"INSERT INTO tail.{table} FROM few_rows"
-            self._connection.execute(parsed(self._connection, statement))
+            if table not in self._planned:
+                self._connection.execute(f"PREPARE few_{table} AS INSERT INTO tail.{table} FROM few_rows")
+                self._planned.add(table)
+            self._connection.execute(parsed(self._connection, f"EXECUTE few_{table}"))
         finally:
             self._few_rows.table = _NO_ROWS
 

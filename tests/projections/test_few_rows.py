@@ -117,3 +117,20 @@ def test_what_was_taken_back_is_not_known() -> None:
     assert found.fetchall() == [(7,), (8,), (9,), (10,)]
     with pytest.raises(ReadModelStoppedError):
         read_models.query("FROM tasks")
+
+
+def test_each_of_many_short_ways_inserts_its_own_rows() -> None:
+    """The statement is planned once, and rows of other events go through it each time."""
+    log = ListedLog([_stats("loss", "time")])
+    read_models = ReadModels(log, threads=1)
+    asked = "SELECT iteration, loss, time, position FROM training_stats ORDER BY position, ordinal"
+    whole = read_models.query(asked).fetchall()
+    with mock.patch.object(Database, "insert", autospec=True, side_effect=Database.insert) as inserted:
+        for count in (1, 300, 2, 7):
+            values = [count + number / 4 for number in range(2 * count)]
+            log.append(_stats("loss", "time", index=range(count), values=values))
+            position = log.next_position - 1
+            whole += [(at, values[at], values[count + at], position) for at in range(count)]
+            assert read_models.query(asked).fetchall() == whole
+
+    assert inserted.call_count == 4
