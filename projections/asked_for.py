@@ -4,7 +4,8 @@ A read model that no query of a process has asked for need not be there: definin
 takes a new process milliseconds, and folding each new event into it takes a live reader some more. A text
 cannot name a view without having its name among its words; to find one too many (in a comment, as the
 name of a column) costs time only. Functions that take a text for SQL, and listings of what there is, ask
-for everything, and so does a text that DuckDB could not bind without.
+for everything, and so does a text that DuckDB could not bind without. None may be missed: one that is
+defined already, and that no query has asked for, shows what was.
 """
 
 from __future__ import annotations
