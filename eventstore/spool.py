@@ -185,12 +185,14 @@ def left_over(log_folder: Path, stream: str | None = None) -> list[Path]:
 
     Cheap where there are none: one listing of a folder.
     """
-    folder = log_folder / FOLDER
-    begins = "" if stream is None else f"{_stream_key(stream)}-"
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - Path.iterdir costs more
+        names = os.listdir(f"{log_folder}/{FOLDER}")  # noqa: PTH208 - a Path costs more
     except (FileNotFoundError, NotADirectoryError):
         return []
+    if not names:
+        return []
+    begins = "" if stream is None else f"{_stream_key(stream)}-"
+    folder = log_folder / FOLDER
     return [folder / name for name in sorted(names) if name.endswith(SUFFIX) and name.startswith(begins)]
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def test_a_process_says_what_it_takes_to_repeat_it(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     record = process_record.process_record(os.getpid())
     assert record["directory"] == str(tmp_path)
-    assert record["packages"]["pyarrow"]
+    packages = record["packages"]
+    assert packages == {name: metadata.version(name) for name in packages}
+    assert {"dacapo-store", "numpy", "pyarrow", "torch"} <= set(packages)
     assert record["git"]["dirty"] is False
     lines = command_of(record).splitlines()
     assert lines[0] == f"cd {tmp_path}"
