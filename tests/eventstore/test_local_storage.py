@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -288,6 +289,37 @@ def test_the_lock_file_may_be_deleted_at_any_time(tmp_path: Path) -> None:
         append(log)
         assert log.next_position == 3
         assert log.verify().ok
+
+
+def test_who_waits_for_a_lock_file_that_is_deleted_goes_on_to_wait_for_the_new_one(tmp_path: Path) -> None:
+    """Also where another thread of it has looked into the new one meanwhile."""
+    waiting, holder = Lock(tmp_path), Lock(tmp_path)
+    entered = threading.Event()
+
+    def wait() -> None:
+        with waiting:
+            entered.set()
+
+    thread = threading.Thread(target=wait)
+    holder.__enter__()
+    thread.start()
+    while not _somebody_waits_for(tmp_path / "lock"):
+        time.sleep(0.001)
+    (tmp_path / "lock").unlink()
+    with Lock(tmp_path) as another:
+        another.write_state(generation=6, failed_at=None)
+        assert waiting.state() == (6, None)
+        holder.__exit__(None, None, None)
+        assert not entered.wait(0.2)
+    thread.join()
+    assert entered.is_set()
+    for lock in (waiting, holder, another):
+        lock.close()
+
+
+def _somebody_waits_for(path: Path) -> bool:
+    inode = f":{path.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 def test_an_append_reads_nothing_when_nobody_else_has_written(

@@ -40,6 +40,7 @@ class Lock:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._descriptor = self._open()
+        self._deleted: list[int] = []
         self._thread_lock = threading.RLock()
         self._depth = 0
         self.turn = 0
@@ -59,7 +60,7 @@ class Lock:
                 while not os.fstat(self._descriptor).st_nlink:
                     self._open_anew()
                     fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                self.held = self._read_state()
+                self.held = _read_state(self._descriptor)
                 self.turn += 1
             self._depth += 1
         except BaseException:
@@ -82,28 +83,26 @@ class Lock:
 
     def _open_anew(self) -> None:
         """Somebody deleted the file that is open: others lock a new one, and write to that."""
-        # Opened before the old one is closed: where that fails, no other file may come to have the
-        # number of a descriptor that is written to here.
-        replaced, self._descriptor = self._descriptor, self._open()
-        os.close(replaced)
+        deleted, self._descriptor = self._descriptor, self._open()
+        fcntl.flock(deleted, fcntl.LOCK_UN)  # others wait for it, and will find it deleted as well
+        # Not closed yet: another thread may be about to look, and its number could come to be another file's.
+        self._deleted.append(deleted)
 
     def state(self) -> tuple[int, int | None]:
         """The directory generation, and the synced position at which a sync failed, if one has."""
         held = self.held
         if held is not None:
             return held
-        if self._depth == 0 and not os.fstat(self._descriptor).st_nlink:
-            self._open_anew()
-        return self._read_state()
-
-    def _read_state(self) -> tuple[int, int | None]:
-        data = os.pread(self._descriptor, _STATE.size, 0)
-        if len(data) < _STATE.size:
-            return 0, None
-        magic, generation, failed = _STATE.unpack(data)
-        if magic != _MAGIC:
-            return 0, None
-        return generation, failed - 1 if failed else None
+        descriptor = self._descriptor
+        if self._depth or os.fstat(descriptor).st_nlink:
+            return _read_state(descriptor)
+        # Whoever takes the lock goes on with the new file, and nobody else: another thread may be waiting
+        # for the deleted one, and has to find it deleted.
+        descriptor = self._open()
+        try:
+            return _read_state(descriptor)
+        finally:
+            os.close(descriptor)
 
     def write_state(self, *, generation: int, failed_at: int | None) -> None:
         """Replace the shared state; the lock must be held."""
@@ -115,4 +114,15 @@ class Lock:
 
     def close(self) -> None:
         """Close the file. In a forked child this does not release the parent's lock."""
-        os.close(self._descriptor)
+        for descriptor in (self._descriptor, *self._deleted):
+            os.close(descriptor)
+
+
+def _read_state(descriptor: int) -> tuple[int, int | None]:
+    data = os.pread(descriptor, _STATE.size, 0)
+    if len(data) < _STATE.size:
+        return 0, None
+    magic, generation, failed = _STATE.unpack(data)
+    if magic != _MAGIC:
+        return 0, None
+    return generation, failed - 1 if failed else None
