@@ -62,48 +62,55 @@ MEANING: Final = {
 MISSED: Final = {
     "B1": (
         "This disk confirms a sync in a time that is shorter than the way from an event to its sealed frame "
-        "and back takes in Python; the slower the disk, the nearer the rows. Zeros written beforehand would "
-        "spare a tenth (`decisions/0010-no-preallocation.md`)."
+        "and back takes in Python, which is twice as long behind a sync as without one: the caches are cold "
+        "then. The slower the disk, the nearer the rows. Zeros written beforehand would spare a tenth "
+        "(`decisions/0010-no-preallocation.md`); more would need that way written in C (B3)."
     ),
     "B2": (
         "Writers take turns, and each reads what the others have appended before it decides; SQLite lets one "
         "of them go on while the others wait for seconds (`decisions/0023-keys-without-arrow.md`)."
     ),
     "B3": (
-        "Python runs the way from an event to its sealed frame, some 150 calls; the profile has no peak "
-        "(`decisions/0009-messages-written-directly.md`). More would take that path in C."
+        "Python runs the way from an event to its sealed frame: 50 calls of its functions and 100 into C; "
+        "the profile has no peak. Compiled by mypyc it would take a sixth less; half of SQLite's speed would "
+        "need all of it written in C (`decisions/0009-messages-written-directly.md`)."
     ),
     "B4": (
         "The list comes as Python objects: C compares it with that of the last call, and the new ones are "
         "looked at, one by one. The rest is an append, with its sync."
     ),
     "B5": (
-        "As columns: the run's events are read and checked twice, to open the log and to fold the run; the "
-        "fold takes a quarter. As objects: half goes into making 200,000 of them, in C. By SQL: DuckDB's "
-        "own start, its plans and its rows (`decisions/0022-what-a-read-costs.md`)."
+        "As columns: a quarter is opening the log, whose last events are read and checked; then the run's "
+        "are, a second time, with SHA-256 and the copy out of the page cache as a floor of a third; the fold "
+        "takes a fifth. As objects: half goes into making 200,000 of them, in C. By SQL: DuckDB's own start, "
+        "its plans and its rows (`decisions/0022-what-a-read-costs.md`)."
     ),
     "B7": (
-        "A config is stored with the configs in it, each as an event of its own where it is new. A fifth of "
-        "the CPU time goes into taking the objects apart, a third into making sure that each event can be "
-        "read back (its text is made, read and compared with its type), a quarter into the append."
+        "A config is stored with the configs in it, each as an event of its own where it is new. A third of "
+        "the CPU time goes into taking the objects apart, a quarter into their text, a quarter into reading "
+        "and comparing the parts that are stored already, the rest into the append and its sync."
     ),
     "B8": (
         "A row is packed, given a checksum and written to its spool with one system call, which takes a "
         "third; the rest is the interpreter's, for some fifteen calls."
     ),
     "B8b": (
-        "Writers append one commit of 100 iterations after the other, each with its sync. A read puts the "
-        "new rows into DuckDB with one statement and asks one query, which takes two thirds, most of them "
+        "Two cores are busy: a call costs a third of a millisecond of CPU, a quarter of it for the sync, and "
+        "each writer reads the others' commits before its own. A read puts the new rows into DuckDB with one "
+        "statement that is planned already, and asks one query, which takes two thirds, nearly all of them "
         "for its plan (`decisions/0022-what-a-read-costs.md`)."
     ),
     "B9": (
-        "Half of the CPU time is DuckDB's, which takes the events' lists apart into rows; a third is to read "
-        "and check the log, beside that. Two cores have to do for both."
+        "Half of the CPU time is DuckDB's, which takes the events' lists apart and stores the rows, as it "
+        "does for its own table; a quarter is to read and check the log, beside that, most of it for the "
+        "SHA-256; a tenth is the view of all events. Two cores have to do for it all."
     ),
     "B10": (
         "Half of the first query is DuckDB's own start and its plan; a quarter is opening the log, whose "
-        "last events are read and checked. How many of them lie behind the last index file differs from one "
-        "history to another, whatever its length: that is the millisecond or two between the first appends."
+        "last events are read and checked. As many of them lie behind the last index file at a tenth of the "
+        "history. What differs between the first appends is the number of index files, which grows with the "
+        "logarithm of the history (two and ten here): each is opened and asked for the new run's stream, "
+        "which takes a tenth of a millisecond."
     ),
     "B11": "DuckDB has two threads, as everywhere here.",
     "B12": (
