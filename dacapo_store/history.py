@@ -51,6 +51,10 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def are_blank(self) -> bool:
+        """Whether others, behind them, are the same without them."""
+
     def take(self, selection: slice | npt.NDArray[np.bool_]) -> Self:
         """The selected rows, in their order."""
 
@@ -230,7 +234,8 @@ def _with(parts: list[R], last: R) -> tuple[R, ...]:
     So there are few of them, and a row is copied few times while a run grows.
     """
     while parts and len(parts[-1]) <= 2 * len(last):
-        last = last.joined([parts.pop(), last])
+        before = parts.pop()
+        last = last if before.are_blank else last.joined([before, last])
     return (*parts, last) if len(last) or not parts else tuple(parts)
 
 

@@ -62,6 +62,11 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.iterations)
 
+    @property
+    def are_blank(self) -> bool:
+        """Whether others, behind them, are the same without them: no row, and no scalar's name."""
+        return not len(self) and not self.scalars
+
     @classmethod
     def fits(
         cls, fact: TrainingStatsRecorded, index: pa.Int64Array | None, values: pa.DoubleArray | None
@@ -158,6 +163,11 @@ class ValidationRows:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def are_blank(self) -> bool:
+        """Whether others, behind them, are the same without them."""
+        return not len(self)
 
     @classmethod
     def of_pairs(cls, pairs: Iterable[tuple[int, Scores]]) -> Self:
