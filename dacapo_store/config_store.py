@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from upath import UPath
 
     from dacapo_store.moments import Moment
-    from eventstore import Event, ExpectedVersion, RecordedEvent
+    from eventstore import Event, RecordedEvent
 
 KINDS: Final = ("runs", "tasks", "architectures", "trainers", "datasplits", "datasets", "arrays")
 
@@ -315,23 +315,24 @@ class LogConfigStore(ConfigStore):
         self, kind: str, name: str, document: Mapping[str, Any], ignore: Collection[str] | None
     ) -> StreamAppend:
         """What a document adds to its stream: no event, only the expectation, if it is there already."""
-        stored, version = self._current(kind, name)
+        stream = _stream(kind, name)
+        history = list(self._base.log.read_stream(stream))
+        version = history[-1].stream_version if history else NO_STREAM
+        event = EVENT_TYPES.event(ConfigStored(kind=kind, name=name, document=document))
+        # What has the same text is the same, and is not even decoded.
+        if history and _says_the_same(history[-1], event):
+            return StreamAppend(stream, [], version)
+        stored = _stored(history)
         if stored is None:
-            event = EVENT_TYPES.event(ConfigStored(kind=kind, name=name, document=document))
-            return StreamAppend(_stream(kind, name), [event], version)
+            return StreamAppend(stream, [event], version)
         if not converter.documents_equal(stored.document, document, ignore=ignore):
             raise self.duplicate_name_error_type(
                 _how_they_differ(kind, name, stored.document, document, ignore or ())
             )
-        return StreamAppend(_stream(kind, name), [], version)
-
-    def _current(self, kind: str, name: str) -> tuple[ConfigStored | None, ExpectedVersion]:
-        """What is stored under a name, and the version of its stream."""
-        history = list(self._base.log.read_stream(_stream(kind, name)))
-        return _stored(history), history[-1].stream_version if history else NO_STREAM
+        return StreamAppend(stream, [], version)
 
     def _retrieve(self, kind: str, name: str, *, raw: bool) -> Any:
-        stored, _ = self._current(kind, _checked_name(kind, name))
+        stored = _stored(list(self._base.log.read_stream(_stream(kind, _checked_name(kind, name)))))
         if stored is None:
             raise self._missing(kind, name)
         return stored.document if raw else self._config_of(kind, stored.document)
@@ -454,6 +455,14 @@ class FileConfigStore(LogConfigStore):
 
     def _is_place(self, database: Any, kind: str) -> bool:
         return str(database) in (kind, str(self.path / kind))
+
+
+def _says_the_same(recorded: RecordedEvent, event: Event) -> bool:
+    return (recorded.type, recorded.schema_version, recorded.data_json) == (
+        event.type,
+        event.schema_version,
+        event.data.text.decode(),
+    )
 
 
 def _stored(history: Sequence[RecordedEvent]) -> ConfigStored | None:

@@ -531,8 +531,9 @@ def _apart(cls: Any) -> Hook:
 
 def _values_of(names: Sequence[str], obj: Any) -> dict[str, Any]:
     # An attribute that was never set (init=False, no default) stays so, and so does msgspec's UNSET.
-    values = {name: getattr(obj, name, msgspec.UNSET) for name in names}
-    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+    return {
+        name: value for name in names if (value := getattr(obj, name, msgspec.UNSET)) is not msgspec.UNSET
+    }
 
 
 def _parts(cls: Any) -> list[str]:

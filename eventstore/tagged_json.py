@@ -77,6 +77,10 @@ _Place = tuple[Any, Any] | None
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
 
+# Keys that need no tag; the same few names of fields come again and again.
+_plain_keys: Final[set[str]] = set()
+_PLAIN_KEYS_MAX: Final = 4096
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
@@ -167,10 +171,8 @@ def _tag_mapping(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[
     tagged: dict[str, Any] = {}
     for key, value in mapping.items():
         # An exact str: a subclass may compare as it likes, so it takes the careful way.
-        if type(key) is not str or key.startswith("$"):
+        if type(key) is not str or not (key in _plain_keys or _is_plain_key(key, place)):
             return _tag_pairs(mapping, place, depth)
-        if not key.isascii():
-            _unicode(key, (place, key))
         kind = type(value)
         if kind is str:
             plain = value.isascii()
@@ -180,6 +182,16 @@ def _tag_mapping(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[
             plain = kind is int and _INT_MIN <= value <= _INT_MAX
         tagged[key] = value if plain else _tag(value, (place, key), depth + 1)
     return tagged
+
+
+def _is_plain_key(key: str, place: _Place) -> bool:
+    if key.startswith("$"):
+        return False
+    if not key.isascii():
+        _unicode(key, (place, key))
+    elif len(_plain_keys) < _PLAIN_KEYS_MAX:
+        _plain_keys.add(key)
+    return True
 
 
 def _tag_pairs(mapping: Mapping[Any, Any], place: _Place, depth: int) -> dict[str, Any]:
