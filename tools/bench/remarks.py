@@ -67,8 +67,10 @@ MISSED: Final = {
         "(`decisions/0010-no-preallocation.md`); more would need that way written in C (B3)."
     ),
     "B2": (
-        "Writers take turns, and each reads what the others have appended before it decides; SQLite lets one "
-        "of them go on while the others wait for seconds (`decisions/0023-keys-without-arrow.md`)."
+        "Writers take turns, and each reads what the others have appended before it decides; SQLite lets "
+        "one of them go on while the others wait for seconds (`decisions/0023-keys-without-arrow.md`). One "
+        "sync for the commits of several processes was tried on plain files and brings less than a sync "
+        "each: the file system shares its journal's commits already. More would need what B1 needs."
     ),
     "B3": (
         "Python runs the way from an event to its sealed frame: 50 calls of its functions and 100 into C; "
@@ -81,9 +83,11 @@ MISSED: Final = {
     ),
     "B5": (
         "As columns: a quarter is opening the log, whose last events are read and checked; then the run's "
-        "are, a second time, with SHA-256 and the copy out of the page cache as a floor of a third; the fold "
-        "takes a fifth. As objects: half goes into making 200,000 of them, in C. By SQL: DuckDB's own start, "
-        "its plans and its rows (`decisions/0022-what-a-read-costs.md`)."
+        "are, a second time, with SHA-256 and the copy out of the page cache as a floor of a third; the "
+        "fold takes a fifth. An index up to the end of the log would spare the first reading, and a fold "
+        "that needs no Arrow half of the second; what is left would still be twice the goal. As objects: "
+        "half goes into making 200,000 of them, in C. By SQL: DuckDB's own start, its plans and its rows "
+        "(`decisions/0022-what-a-read-costs.md`)."
     ),
     "B7": (
         "A config is stored with the configs in it, each as an event of its own where it is new. A third of "
@@ -95,10 +99,10 @@ MISSED: Final = {
         "third; the rest is the interpreter's, for some fifteen calls."
     ),
     "B8b": (
-        "Two cores are busy: a call costs a third of a millisecond of CPU, a quarter of it for the sync, and "
-        "each writer reads the others' commits before its own. A read puts the new rows into DuckDB with one "
-        "statement that is planned already, and asks one query, which takes two thirds, nearly all of them "
-        "for its plan (`decisions/0022-what-a-read-costs.md`)."
+        "Two cores are busy: a call costs a third of a millisecond of CPU, a quarter of it for the sync, "
+        "and each writer reads the others' commits before its own: larger commits are what helps. A read "
+        "puts the new rows into DuckDB with one statement that is planned already, and asks one query, "
+        "which takes two thirds, nearly all of them for its plan (`decisions/0022-what-a-read-costs.md`)."
     ),
     "B9": (
         "Half of the CPU time is DuckDB's, which takes the events' lists apart and stores the rows, as it "
